@@ -1,0 +1,1 @@
+"""Peers and their connections, in the shape of the PeerJS API."""

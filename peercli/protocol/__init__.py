@@ -1,0 +1,1 @@
+"""Pure protocols: bytes and values in, bytes and values out; no asyncio, socket, clock or print."""

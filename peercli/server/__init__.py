@@ -1,0 +1,1 @@
+"""A PeerServer-compatible broker."""
