@@ -1,12 +1,34 @@
-"""Fixtures shared by the whole suite."""
+"""Fixtures and hooks shared by the whole suite.
+
+`async def test_…` runs as it stands, each test in an event loop of its own (`tests.tools.run`), and fails
+when it leaves a task behind or an exception that nobody took.
+"""
 
 from __future__ import annotations
 
+import gc
+import inspect
 from pathlib import Path
 
 import pytest
 
 from tests import tools
+
+
+def pytest_collection_finish() -> None:
+    """Keep what importing the suite made out of the collections that follow every async test."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test; leave every other one to pytest."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = inspect.signature(pyfuncitem.obj).parameters
+    tools.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in arguments}))
+    return True
 
 
 @pytest.fixture(scope="session")
