@@ -1,0 +1,165 @@
+"""The signalling socket: runs `protocol.signaling` over a real WebSocket and a real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from peercli.errors import NetworkError, PeerError, ProtocolError, ServerError, SocketClosed, SslUnavailable
+from peercli.options import Broker
+from peercli.protocol import signaling
+from peercli.protocol.messages import MAX_MESSAGE_LENGTH, BrokerMessage
+from peercli.protocol.signaling import Action, Failed, Lost, Opened, Received, Signaling
+
+__all__ = ["BrokerSocket", "Event"]
+
+logger = logging.getLogger(__name__)
+
+DIAL_TIMEOUT = 10.0  # s for TCP, TLS and the WebSocket handshake
+PING_INTERVAL = 10.0  # s; a broker that vanished without a word is noticed after at most twice this
+CLOSE_TIMEOUT = 1.0  # s for the closing handshake
+
+Event = Opened | Received | Lost | Failed
+
+
+class BrokerSocket:
+    """A peer's line to its broker, dialled again after every outage until `close`.
+
+    Args:
+        on_event: called from the event loop with what the peer has to know.
+    """
+
+    def __init__(self, broker: Broker, peer_id: str, token: str, on_event: Callable[[Event], None]) -> None:
+        self._broker = broker
+        self._url = broker.socket_url(peer_id, token, version("peercli"))
+        self._on_event = on_event
+        self._signaling = Signaling(peer_id, chance=random.random)
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket: asyncio.Task[None] | None = None
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+
+    def connect(self) -> None:
+        """Dial, unless that is done already."""
+        self._perform(self._signaling.connect())
+
+    def disconnect(self) -> None:
+        """Hang up, and stay away until `connect`."""
+        self._perform(self._signaling.disconnect())
+
+    def send(self, message: BrokerMessage) -> None:
+        """Send, or keep for as long as the broker is away.
+
+        Raises:
+            ProtocolError: the message is too long for a broker.
+        """
+        self._perform(self._signaling.send(message))
+
+    async def close(self) -> None:
+        """Hang up and free everything."""
+        self.disconnect()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case signaling.Dial():
+                    self._outbox = asyncio.Queue()
+                    self._socket = self._loop.create_task(self._run_socket(self._outbox))
+                    self._tasks.add(self._socket)
+                    self._socket.add_done_callback(self._tasks.discard)
+                case signaling.Hangup():
+                    if self._socket is not None:
+                        self._socket.cancel()
+                        self._socket = None
+                case signaling.Transmit(text):
+                    self._outbox.put_nowait(text)
+                case event:
+                    self._on_event(event)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (deadline := self._signaling.deadline()) is not None:
+            self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        # A timer may fire a clock tick early; the deadline itself is then what counts as now.
+        now = max(self._loop.time(), self._signaling.deadline() or 0.0)
+        self._perform(self._signaling.tick(now))
+
+    async def _run_socket(self, outbox: asyncio.Queue[str]) -> None:
+        try:
+            error = await self._converse(outbox)
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as failure:
+            error = self._explain(failure)
+        if self._socket is asyncio.current_task():
+            self._socket = None
+            self._perform(self._signaling.socket_lost(error, self._loop.time()))
+
+    async def _converse(self, outbox: asyncio.Queue[str]) -> PeerError:
+        async with connect(
+            self._url,
+            compression=None,  # messages are few and small, and the first one is waited for
+            open_timeout=DIAL_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            ping_timeout=PING_INTERVAL,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=MAX_MESSAGE_LENGTH,
+            user_agent_header=f"peercli/{version('peercli')}",
+        ) as socket:
+            self._perform(self._signaling.socket_opened(self._loop.time()))
+            writer = asyncio.create_task(self._write(socket, outbox))
+            try:
+                async for text in socket:
+                    try:
+                        self._perform(self._signaling.received(text, self._loop.time()))
+                    except ProtocolError as error:
+                        logger.warning("%s: %s", self._broker.url, error)
+            except ConnectionClosed:
+                pass
+            finally:
+                writer.cancel()
+                await asyncio.wait({writer})
+        return SocketClosed("the broker closed the connection")
+
+    async def _write(self, socket: ClientConnection, outbox: asyncio.Queue[str]) -> None:
+        try:
+            while True:
+                await socket.send(await outbox.get())
+        except ConnectionClosed:
+            pass  # the reader sees it too, and says so
+
+    def _explain(self, failure: Exception) -> PeerError:
+        where = f"the broker {self._broker.url}"
+        match failure:
+            case ssl.SSLCertVerificationError():
+                return SslUnavailable(
+                    f"{where} has no valid certificate: {failure.verify_message}",
+                    hint="check the host name, the broker's certificate and this machine's clock",
+                )
+            case ssl.SSLError():
+                return SslUnavailable(
+                    f"{where} does not speak TLS: {failure.reason}",
+                    hint="is it http:// rather than https://?",
+                )
+            case InvalidStatus():
+                return ServerError(
+                    f"{where} answered HTTP {failure.response.status_code}",
+                    hint="is its --path the one in the --server address?",
+                )
+            case InvalidHandshake() | InvalidURI():
+                return ServerError(f"{where} is no PeerServer: {failure}")
+            case TimeoutError():
+                return NetworkError(f"{where} does not answer", hint="check the address and the firewall")
+            case _:
+                reason = getattr(failure, "strerror", None) or str(failure)
+                return NetworkError(f"{where} cannot be reached: {reason}", hint="check the --server address")

@@ -1,0 +1,260 @@
+"""DataConnection: typed messages to one peer, with the names and manners of PeerJS's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
+from peercli.options import IceServer
+from peercli.peer.emitter import Emitter
+from peercli.protocol.codecs import CLOSE, make_codec
+from peercli.protocol.messages import Answer, Candidate, Offer, PeerMessage
+from peercli.rtc.channel import Channel
+from peercli.rtc.link import Link, Route, Trickle
+
+__all__ = ["DataConnection"]
+
+logger = logging.getLogger(__name__)
+
+MAX_UNREAD = 64  # messages decoded ahead of the reader
+FLUSH_CLOSE_TIMEOUT = 5.0  # s the far side has to act on a flush-close
+FLUSH_TIMEOUT = 30.0  # s what was sent has to be acknowledged, on the way to closing
+
+
+class DataConnection(Emitter):
+    """A connection to one peer (peerjs `lib/dataconnection/DataConnection.ts`).
+
+    Get one from `Peer.connect` or `Peer.connections`. Read it by iterating, or by `on("data", …)`.
+
+    Events: `open` (), `data` (value), `close` (), `error` (PeerError), `iceStateChanged` (str).
+
+    Attributes:
+        peer: the far side's id.
+        connection_id: what both sides call this connection.
+        label: given by the side that connected; its connection id, if it gave none.
+        metadata: any JSON value given by the side that connected.
+        reliable: whether messages keep their order. (They all arrive, either way.)
+        serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
+        outgoing: whether this side connected.
+    """
+
+    type: Literal["data"] = "data"
+
+    def __init__(
+        self,
+        offer: Offer,
+        *,
+        outgoing: bool,
+        ice_servers: Sequence[IceServer],
+        relay: bool,
+        signal: Callable[[PeerMessage], None],
+    ) -> None:
+        super().__init__()
+        self.peer = offer.peer
+        self.connection_id = offer.connection_id
+        self.label = offer.label or offer.connection_id
+        self.metadata = offer.metadata
+        self.serialization = offer.serialization
+        self.reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
+        self.outgoing = outgoing
+        self._codec = make_codec(offer.serialization)
+        self._offer = offer
+        self._signal = signal
+        self._link = Link(ice_servers, relay=relay, on_candidate=self._trickle)
+        self._channel: Channel | None = None
+        self._unread: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished = asyncio.Event()
+        self._discard = False
+
+    # Life -------------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._channel is not None and not self._channel.closed
+
+    @property
+    def route(self) -> Route | None:
+        """How packets go to the far side, once there is a path."""
+        return self._link.route
+
+    async def opened(self) -> None:
+        """Return once the connection is open.
+
+        Raises:
+            PeerError: why it will not be: `peer-unavailable`, `negotiation-failed`, …
+        """
+        await asyncio.shield(self._opening)
+
+    async def closed(self) -> PeerError:
+        """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
+        return await self._link.ended()
+
+    async def close(self, *, flush: bool = False) -> None:
+        """End the connection; with `flush`, only after all that was sent has arrived.
+
+        Flushing works as PeerJS does it: the far side is told to close, and does. A far side that does
+        not is left after 5 s. What has come and was not read yet is dropped.
+        """
+        if flush and self.open:
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await self._flush_close()
+            except (PeerError, TimeoutError) as error:
+                logger.info("%s: not flushed: %s", self.connection_id, error)
+        self._discard = True
+        self._room.set()
+        await self._link.close()
+        await self._finished.wait()
+
+    async def _flush_close(self) -> None:
+        assert self._channel is not None
+        async with self._sending:
+            marker = list(self._codec.encode_close())
+            for wire in marker:
+                await self._channel.send(wire)
+        await self._channel.flush()
+        if marker:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_CLOSE_TIMEOUT):
+                    await self._link.ended()
+
+    # Messages ---------------------------------------------------------------------------------
+
+    @property
+    def buffer_size(self) -> int:
+        """Bytes accepted by `send` that are not on their way yet."""
+        return self._channel.buffered_amount if self._channel else 0
+
+    async def send(self, value: Any) -> None:
+        """Send a value; waits while the path or the far side is slower than the caller.
+
+        Raises:
+            NotOpenYet: before `open`.
+            MessageTooBig: json only, from 16,300 bytes on (PeerJS's own limit).
+            UsageError: the serialization cannot carry this value.
+            PeerError: why the connection has ended.
+        """
+        channel = self._usable()
+        async with self._sending:
+            for wire in self._codec.encode(value):
+                await channel.send(wire)
+
+    async def flush(self) -> None:
+        """Return when the far side has acknowledged everything sent so far.
+
+        Raises:
+            PeerError: why the connection ended before that.
+        """
+        await self._usable().flush()
+
+    def _usable(self) -> Channel:
+        if self._channel is not None:
+            return self._channel
+        if self._opening.done():
+            self._opening.result()
+        raise NotOpenYet("the connection is not open yet")
+
+    async def receive(self) -> Any:
+        """The next value. May be cancelled without losing one.
+
+        Raises:
+            PeerError: why the connection has ended; what came before is returned first.
+        """
+        await self.opened()
+        value = await self._unread.get()
+        if isinstance(value, _End):
+            self._unread.put_nowait(value)
+            raise value.error
+        self._room.set()
+        return value
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Each value until either side closes; raises only if the connection was lost."""
+        while True:
+            try:
+                value = await self.receive()
+            except ConnectionClosed:
+                return
+            yield value
+
+    # For Peer ---------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """The whole life: negotiate, read until the end, clean up. Peer owns the task."""
+        try:
+            if self.outgoing:
+                sdp = await self._link.offer(self.label, ordered=self.reliable)
+                self._signal(replace(self._offer, label=self.label, reliable=self.reliable, sdp=sdp))
+            else:
+                sdp = await self._link.answer(self._offer.sdp)
+                self._signal(Answer(self.peer, self.connection_id, "data", sdp))
+            self._channel = await self._link.channel()
+            self._opening.set_result(None)
+            self.emit("open")
+            await self._read(self._channel)
+            await self._link.close()
+        except PeerError as failure:
+            await self._link.close(failure)
+        error = await self._link.ended()
+        if not self._opening.done():
+            self._opening.set_exception(error)
+            self._opening.exception()  # whoever waits gets it; nobody need wait
+        self._unread.put_nowait(_End(error))
+        self._finished.set()
+        if not isinstance(error, ConnectionClosed):
+            self.emit("error", error)
+        self.emit("close")
+
+    async def _read(self, channel: Channel) -> None:
+        async for wire in channel:
+            for value in self._codec.decode(wire):
+                if value is CLOSE:
+                    return
+                if self.listeners("data"):
+                    self.emit("data", value)
+                    continue
+                while self._unread.qsize() >= MAX_UNREAD and not self._discard:
+                    self._room.clear()
+                    await self._room.wait()
+                self._unread.put_nowait(value)
+
+    def _fail(self, error: PeerError) -> None:
+        """End a connection that is not open yet, for a reason the broker gave."""
+        if not self._opening.done():
+            self._link.end(error)
+
+    def _handle(self, message: Answer | Candidate) -> None:
+        """Take what the far side says through the broker."""
+        if isinstance(message, Candidate):
+            self._link.add_candidate(message.candidate)
+        elif self.outgoing:
+            self._link.accept(message.sdp)
+
+    def _trickle(self, candidate: Trickle) -> None:
+        self._signal(
+            Candidate(
+                self.peer,
+                self.connection_id,
+                "data",
+                candidate.candidate,
+                candidate.sdp_mid,
+                candidate.sdp_mline_index,
+                candidate.username_fragment,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What stands in the queue after the last value."""
+
+    error: PeerError

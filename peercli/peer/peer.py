@@ -1,0 +1,403 @@
+"""Peer: an id at a broker, and the connections to and from other peers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from peercli.errors import (
+    Disconnected,
+    NetworkError,
+    PeerError,
+    PeerUnavailable,
+    ProtocolError,
+    ServerError,
+    TimedOut,
+    UsageError,
+)
+from peercli.options import (
+    DEFAULT_BROKER,
+    DEFAULT_ICE_SERVERS,
+    Broker,
+    IceServer,
+    check_id,
+    parse_broker,
+    parse_ice_server,
+    random_id,
+    random_token,
+)
+from peercli.peer.broker import BrokerSocket, Event
+from peercli.peer.data import DataConnection
+from peercli.peer.emitter import Emitter
+from peercli.protocol.messages import Answer, Candidate, Expire, Leave, Offer
+from peercli.protocol.signaling import Failed, Lost, Opened, Received
+
+__all__ = ["Peer"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 30.0  # s
+MAX_CONNECTIONS = 1024  # of one peer, open or in the making
+MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
+MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
+HTTP_TIMEOUT = 10.0  # s
+
+
+class Peer(Emitter):
+    """This side of every connection (peerjs `lib/peer.ts`).
+
+        async with Peer("alice", server="http://localhost:9000/") as peer:
+            conn = await peer.connect("bob")
+            await conn.send("hello")
+
+    Events: `open` (id), `connection` (DataConnection), `disconnected` (id), `close` (), `error` (PeerError).
+
+    Args:
+        id: who to be; by default a fresh random id, made here.
+        server: the broker, as a URL or a `Broker`.
+        token: what proves to the broker that the id is mine when I come back.
+        ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
+        relay: connect only through TURN.
+        admit: called with each offer; False leaves it without an answer.
+
+    Raises:
+        InvalidID: `id` has characters that ids cannot have.
+        UsageError: a URL cannot be read.
+    """
+
+    def __init__(
+        self,
+        id: str | None = None,
+        *,
+        server: str | Broker = DEFAULT_BROKER,
+        token: str | None = None,
+        ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
+        relay: bool = False,
+        admit: Callable[[Offer], bool] | None = None,
+    ) -> None:
+        super().__init__()
+        self.id = check_id(id) if id is not None else random_id()
+        self.broker = parse_broker(server) if isinstance(server, str) else server
+        self.token = token or random_token()
+        self.ice_servers = tuple(
+            parse_ice_server(server) if isinstance(server, str) else server for server in ice_servers
+        )
+        self.relay = relay
+        self._admit = admit
+        self._socket: BrokerSocket | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self._open = False
+        self._destroyed = False
+        self._connections: dict[str, DataConnection] = {}
+        self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()
+        self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # The broker -------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> bool:
+        """Whether the broker knows us, right now."""
+        return self._open
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether we have left the broker on purpose, or were refused by it."""
+        return self._opening is None
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether this peer can be used no more."""
+        return self._destroyed
+
+    async def start(self) -> None:
+        """Register with the broker; `async with` does it for you.
+
+        Raises:
+            BrokerError: the broker cannot be reached, or failed.
+            IdentityRefused: it does not let us be who we ask to be.
+        """
+        if self._destroyed:
+            raise Disconnected("this peer has been destroyed")
+        if self._socket is None:
+            self._socket = BrokerSocket(self.broker, self.id, self.token, self._on_event)
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_future()
+            self._socket.connect()
+        await asyncio.shield(self._opening)
+
+    def disconnect(self) -> None:
+        """Leave the broker: nobody new can find us, open connections go on."""
+        if self._socket is None or self._opening is None:
+            return
+        self._socket.disconnect()
+        self._left(Disconnected("the peer has left the broker"))
+
+    async def reconnect(self) -> None:
+        """Come back after `disconnect`, with the same id and token; raises as `start` does."""
+        await self.start()
+
+    async def destroy(self) -> None:
+        """Leave the broker and close every connection. There is no way back."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        self.disconnect()
+        await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
+        if self._socket is not None:
+            await self._socket.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._incoming.put_nowait(None)
+        self.emit("close")
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.destroy()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.destroy()
+
+    async def list_all_peers(self) -> list[str]:
+        """The ids that the broker admits to.
+
+        Raises:
+            ServerError: the broker does not allow it, or failed.
+            NetworkError: it cannot be reached.
+        """
+        return await asyncio.to_thread(_list_peers, self.broker)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Opened():
+                self._open = True
+                if self._opening is not None and not self._opening.done():
+                    self._opening.set_result(None)
+                self.emit("open", self.id)
+            case Lost(error):
+                was_open, self._open = self._open, False
+                if was_open:
+                    self.emit("disconnected", self.id)
+                self.emit("error", error)
+            case Failed(error):
+                self._left(error)
+                self.emit("error", error)
+            case Received(message):
+                self._on_message(message)
+
+    def _left(self, error: PeerError) -> None:
+        was_open, self._open = self._open, False
+        opening, self._opening = self._opening, None
+        if opening is not None and not opening.done():
+            opening.set_exception(error)
+            opening.exception()
+        if was_open:
+            self.emit("disconnected", self.id)
+
+    # Connections ------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        peer: str,
+        *,
+        label: str | None = None,
+        metadata: Any = None,
+        serialization: str = "binary",
+        reliable: bool = True,
+        timeout: float | None = CONNECT_TIMEOUT,
+    ) -> DataConnection:
+        """Open a data connection to another peer.
+
+        Args:
+            peer: its id.
+            label: a name for the connection; its connection id by default.
+            metadata: any JSON value, for the far side to see before it accepts.
+            serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
+            reliable: keep the order of messages. (PeerJS's own default is not to.)
+            timeout: seconds until `TimedOut`.
+
+        Raises:
+            PeerUnavailable: the broker knows no such peer.
+            NegotiationFailed: no path to it worked.
+            TimedOut: it did not answer in time.
+            Disconnected: this peer has left its broker.
+            UsageError: the serialization is unknown, or the metadata is no JSON.
+        """
+        connection = self.dial(
+            peer, label=label, metadata=metadata, serialization=serialization, reliable=reliable
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                await connection.opened()
+        except TimeoutError:
+            raise TimedOut(
+                f"the peer {peer} did not answer within {timeout:g} s",
+                hint="the broker knows it, or has not said otherwise; is it busy, or gone without a word?",
+            ) from None
+        finally:
+            if not connection.open:
+                await connection.close()
+        return connection
+
+    def dial(
+        self,
+        peer: str,
+        *,
+        label: str | None = None,
+        metadata: Any = None,
+        serialization: str = "binary",
+        reliable: bool = True,
+    ) -> DataConnection:
+        """Begin a connection without waiting for it: PeerJS's own `connect`.
+
+        Raises:
+            Disconnected: this peer has left its broker.
+            UsageError: the serialization is unknown, or the metadata is no JSON.
+        """
+        if self._opening is None or self._destroyed:
+            raise Disconnected("this peer has left its broker, so it cannot connect")
+        if len(self._connections) >= MAX_CONNECTIONS:
+            raise UsageError(f"a peer cannot have more than {MAX_CONNECTIONS} connections")
+        try:
+            json.dumps(metadata, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"the metadata is not JSON: {error}") from None
+        connection_id = f"dc_{random_id()}"
+        offer = Offer(
+            peer, connection_id, "data", "", metadata, label or connection_id, reliable, serialization
+        )
+        return self._adopt(offer, outgoing=True)
+
+    async def connections(self) -> AsyncIterator[DataConnection]:
+        """Each connection that others open to us, once it is open; ends with the peer.
+
+        Connections are queued from the start, unless there are listeners to `connection`.
+        """
+        while (connection := await self._incoming.get()) is not None:
+            yield connection
+        self._incoming.put_nowait(None)
+
+    def _adopt(self, offer: Offer, *, outgoing: bool) -> DataConnection:
+        connection = DataConnection(
+            offer,
+            outgoing=outgoing,
+            ice_servers=self.ice_servers,
+            relay=self.relay,
+            signal=self._require_socket().send,
+        )
+        self._connections[offer.connection_id] = connection
+        self._spawn(self._attend(connection))
+        return connection
+
+    async def _attend(self, connection: DataConnection) -> None:
+        if not connection.outgoing:
+            connection.once("open", lambda: self._announce(connection))
+        try:
+            await connection._run()
+        finally:
+            self._connections.pop(connection.connection_id, None)
+
+    def _announce(self, connection: DataConnection) -> None:
+        if not self.listeners("connection"):
+            self._incoming.put_nowait(connection)
+
+    def _on_message(self, message: object) -> None:
+        match message:
+            case Offer(kind="data"):
+                self._on_offer(message)
+            case Offer():
+                logger.info("%s calls, and nobody here answers calls", message.peer)
+            case Answer() | Candidate():
+                connection = self._connections.get(message.connection_id)
+                if connection is not None and connection.peer == message.peer:
+                    connection._handle(message)
+                elif isinstance(message, Candidate):
+                    self._keep(message)
+            case Expire(peer):
+                error = PeerUnavailable(
+                    f"no peer {peer} answers at {self.broker.url}",
+                    hint="is it running, with the same --server?",
+                )
+                for connection in self._with(peer):
+                    connection._fail(error)
+                self.emit("error", error)
+            case Leave(peer):
+                # PeerServer sends it when the peer's socket died under a message. A connection that is
+                # open does not need the broker; PeerJS closes it, we let it live.
+                for connection in self._with(peer):
+                    connection._fail(PeerUnavailable(f"the peer {peer} has left"))
+
+    def _on_offer(self, offer: Offer) -> None:
+        if offer.connection_id in self._connections:
+            logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
+            return
+        if len(self._connections) >= MAX_CONNECTIONS:
+            logger.warning("%s is not let in: there are %d connections", offer.peer, MAX_CONNECTIONS)
+            return
+        if self._admit is not None and not self._admit(offer):
+            return
+        try:
+            connection = self._adopt(offer, outgoing=False)
+        except UsageError as error:
+            self.emit("error", ProtocolError(f"{offer.peer} offers what cannot be taken: {error}"))
+            return
+        for candidate in self._early.pop(offer.connection_id, ()):
+            if candidate.peer == offer.peer:
+                connection._handle(candidate)
+        self.emit("connection", connection)
+
+    def _keep(self, candidate: Candidate) -> None:
+        """Hold a candidate that overtook its offer."""
+        kept = self._early.setdefault(candidate.connection_id, [])
+        if len(kept) < MAX_EARLY:
+            kept.append(candidate)
+        while len(self._early) > MAX_EARLY_CONNECTIONS:
+            self._early.popitem(last=False)
+
+    def _with(self, peer: str) -> list[DataConnection]:
+        return [connection for connection in self._connections.values() if connection.peer == peer]
+
+    def _require_socket(self) -> BrokerSocket:
+        assert self._socket is not None
+        return self._socket
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _list_peers(broker: Broker) -> list[str]:
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(broker.api_url("peers"), timeout=HTTP_TIMEOUT) as answer:
+            peers = json.loads(answer.read(1 << 26))
+    except HTTPError as error:
+        error.close()
+        if error.code == 401:
+            raise ServerError(
+                f"the broker {broker.url} does not list its peers",
+                hint="a broker of your own does with --allow-discovery",
+            ) from None
+        raise ServerError(f"the broker {broker.url} answered HTTP {error.code}") from None
+    except (URLError, OSError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise NetworkError(f"the broker {broker.url} cannot be reached: {reason}") from None
+    except (ValueError, RecursionError):
+        raise ServerError(f"the broker {broker.url} did not answer with a list") from None
+    if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
+        raise ServerError(f"the broker {broker.url} did not answer with a list of ids")
+    return peers

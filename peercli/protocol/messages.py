@@ -1,0 +1,263 @@
+"""What a peer and a broker say to each other (PeerServer `enums.ts`; peerjs `lib/negotiator.ts`).
+
+Each message is a small value; `encode` and `decode` are the only places that know the JSON. What
+comes in is checked here, so that nobody after this has to.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from peercli.errors import ProtocolError
+
+__all__ = [
+    "MAX_MESSAGE_LENGTH",
+    "Answer",
+    "BrokerError",
+    "BrokerMessage",
+    "Candidate",
+    "Expire",
+    "Heartbeat",
+    "IdTaken",
+    "InvalidKey",
+    "Kind",
+    "Leave",
+    "Offer",
+    "Open",
+    "PeerMessage",
+    "decode",
+    "encode",
+]
+
+MAX_MESSAGE_LENGTH = 1 << 20  # characters of JSON; an offer with many tracks is some 10 KB
+MAX_ID_LENGTH = 1024  # of a peer or a connection
+
+Kind = Literal["data", "media"]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The broker: the id is yours."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdTaken:
+    """The broker: another session has the id."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidKey:
+    """The broker: this API key is not served here."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerError:
+    """The broker failed, and closes the socket."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The client, every 5 s: still here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The peer is gone."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The broker: the peer never came for what it was sent."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A connection, proposed. `peer` is the far side: the source of what came, the target of what goes."""
+
+    peer: str
+    connection_id: str
+    kind: Kind
+    sdp: str
+    metadata: Any = None
+    label: str = ""
+    reliable: bool = False
+    serialization: str = "binary"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A connection, accepted."""
+
+    peer: str
+    connection_id: str
+    kind: Kind
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A transport address of the far side (W3C `RTCIceCandidateInit`)."""
+
+    peer: str
+    connection_id: str
+    kind: Kind
+    candidate: str
+    sdp_mid: str | None = None
+    sdp_mline_index: int | None = None
+    username_fragment: str | None = None
+
+
+PeerMessage = Offer | Answer | Candidate
+BrokerMessage = Open | IdTaken | InvalidKey | BrokerError | Heartbeat | Leave | Expire | PeerMessage
+
+
+def encode(message: BrokerMessage) -> str:
+    """The JSON text of a message that a client sends."""
+    match message:
+        case Heartbeat():
+            return '{"type":"HEARTBEAT"}'
+        case Leave(peer):
+            return _dump("LEAVE", peer, None)
+        case Offer():
+            payload = {"sdp": {"type": "offer", "sdp": message.sdp}, "metadata": message.metadata}
+            if message.kind == "data":
+                payload |= {
+                    "label": message.label,
+                    "reliable": message.reliable,
+                    "serialization": message.serialization,
+                }
+            return _dump("OFFER", message.peer, _payload(message) | payload)
+        case Answer():
+            return _dump(
+                "ANSWER", message.peer, _payload(message) | {"sdp": {"type": "answer", "sdp": message.sdp}}
+            )
+        case Candidate():
+            candidate = {
+                "candidate": message.candidate,
+                "sdpMid": message.sdp_mid,
+                "sdpMLineIndex": message.sdp_mline_index,
+                "usernameFragment": message.username_fragment,
+            }
+            return _dump("CANDIDATE", message.peer, _payload(message) | {"candidate": candidate})
+        case _:
+            raise ValueError(f"a client never sends {type(message).__name__}")
+
+
+def _payload(message: PeerMessage) -> dict[str, Any]:
+    return {"type": message.kind, "connectionId": message.connection_id}
+
+
+def _dump(kind: str, peer: str, payload: dict[str, Any] | None) -> str:
+    message: dict[str, Any] = {"type": kind, "dst": peer}
+    if payload is not None:
+        message["payload"] = {key: value for key, value in payload.items() if value is not None}
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(text: str | bytes) -> BrokerMessage | None:
+    """The message in a socket's text; None for a type that this version does not know.
+
+    Raises:
+        ProtocolError: it is too long, no JSON object, or a known type without what it needs.
+    """
+    if len(text) > MAX_MESSAGE_LENGTH:
+        raise ProtocolError(f"the broker sent a message of {len(text)} characters")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ProtocolError("the broker sent a message that is not JSON") from None
+    if not isinstance(message, dict):
+        raise ProtocolError("the broker sent a message that is not an object")
+    peer = message.get("src")
+    payload = message.get("payload")
+    if not isinstance(payload, dict):
+        payload = {}
+    match message.get("type"):
+        case "OPEN":
+            return Open()
+        case "ID-TAKEN":
+            return IdTaken()
+        case "INVALID-KEY":
+            return InvalidKey()
+        case "ERROR":
+            reason = payload.get("msg")
+            reason = reason[:200] if isinstance(reason, str) else "no reason given"
+            # PeerServer 1.0.2 has no INVALID-KEY of its own; this is its sentence for it.
+            return InvalidKey() if reason == "Invalid key provided" else BrokerError(reason)
+        case "LEAVE":
+            return Leave(_id(peer, "src"))
+        case "EXPIRE":
+            return Expire(_id(peer, "src"))
+        case "OFFER":
+            return Offer(
+                _id(peer, "src"),
+                _id(payload.get("connectionId"), "connectionId"),
+                _kind(payload),
+                _sdp(payload),
+                payload.get("metadata"),
+                _text(payload.get("label", ""), "label"),
+                bool(payload.get("reliable")),
+                _text(payload.get("serialization", "binary"), "serialization"),
+            )
+        case "ANSWER":
+            connection_id = _id(payload.get("connectionId"), "connectionId")
+            return Answer(_id(peer, "src"), connection_id, _kind(payload), _sdp(payload))
+        case "CANDIDATE":
+            return _candidate(_id(peer, "src"), payload)
+        case _:
+            return None
+
+
+def _candidate(peer: str, payload: dict[str, Any]) -> Candidate:
+    candidate = payload.get("candidate")
+    if not isinstance(candidate, dict):
+        raise ProtocolError("a candidate came without its address")
+    mid, index = candidate.get("sdpMid"), candidate.get("sdpMLineIndex")
+    fragment = candidate.get("usernameFragment")
+    return Candidate(
+        peer,
+        _id(payload.get("connectionId"), "connectionId"),
+        _kind(payload),
+        _text(candidate.get("candidate"), "candidate"),
+        mid if isinstance(mid, str) else None,
+        index if isinstance(index, int) and not isinstance(index, bool) else None,
+        fragment if isinstance(fragment, str) else None,
+    )
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise ProtocolError(f"the broker sent a {name} that is not text")
+    return value
+
+
+def _id(value: object, name: str) -> str:
+    text = _text(value, name)
+    if not 0 < len(text) <= MAX_ID_LENGTH:
+        raise ProtocolError(f"the broker sent a {name} of {len(text)} characters")
+    return text
+
+
+def _kind(payload: dict[str, Any]) -> Kind:
+    match payload.get("type"):
+        case "data":
+            return "data"
+        case "media":
+            return "media"
+        case other:
+            raise ProtocolError(f"a connection of unknown type {str(other)[:40]!r} was proposed")
+
+
+def _sdp(payload: dict[str, Any]) -> str:
+    description = payload.get("sdp")
+    if not isinstance(description, dict):
+        raise ProtocolError("a session description is missing")
+    return _text(description.get("sdp"), "session description")

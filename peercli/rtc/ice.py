@@ -1,0 +1,232 @@
+"""Candidates without waiting: aioice's agent, made to trickle (RFC 8838) and to ask every server.
+
+aioice gathers host, reflexive and relayed candidates in one go, so that one silent STUN server delays
+everything by five seconds, and it knows one server of each kind. Here the hosts come at once, and
+`gather_from_servers` reports what each STUN and TURN server answers, as it answers.
+
+This module is the only one that touches aioice's private names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+
+import ifaddr
+from aioice import Candidate, Connection, stun, turn
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol, TransportPolicy
+
+from peercli.options import IceServer
+
+__all__ = ["Agent", "gather_from_servers"]
+
+logger = logging.getLogger(__name__)
+
+CONSENT_INTERVAL = 2.5  # s between consent checks (RFC 7675 §5.1 suggests 5; we notice sooner)
+CONSENT_TIMEOUT = 10.0  # s without an answer until the path counts as dead
+SERVER_TIMEOUT = 10.0  # s for one STUN or TURN server
+
+
+def _needed(name: str) -> None:
+    if not hasattr(Connection, name):
+        raise ImportError(f"aioice has changed: Connection.{name} is gone, and peercli.rtc.ice relies on it")
+
+
+for _name in (
+    "_pair_remote_candidate",
+    "build_request",
+    "gather_candidates",
+    "get_component_candidates",
+    "query_consent",
+    "sort_check_list",
+):
+    _needed(_name)
+
+
+def host_addresses() -> list[str]:
+    """This machine's addresses; loopback only where there is no other (RFC 8445 §5.1.1.1)."""
+    addresses: list[str] = []
+    loopback: list[str] = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            if isinstance(ip.ip, tuple):
+                text, _, scope = ip.ip
+                if scope:  # link-local: of no use without its interface
+                    continue
+            else:
+                text = ip.ip
+            (loopback if ipaddress.ip_address(text).is_loopback else addresses).append(text)
+    return addresses or loopback
+
+
+class Agent(Connection):
+    """An ICE agent for one component whose gathering ends with its host candidates.
+
+    aiortc builds its own `aioice.Connection`; `adopt` turns that one into an `Agent`, so this class adds
+    behaviour and no state.
+    """
+
+    @staticmethod
+    def adopt(connection: Connection) -> Agent:
+        connection.__class__ = Agent
+        assert isinstance(connection, Agent)
+        return connection
+
+    async def gather_candidates(self) -> None:
+        if self._local_candidates_start:
+            return
+        self._local_candidates_start = True
+        if self._transport_policy is TransportPolicy.ALL:
+            self._local_candidates += await self.get_component_candidates(1, host_addresses())
+        self._local_candidates_end = True
+
+    async def query_consent(self) -> None:
+        """Check that the far side still agrees to be sent to (RFC 7675), and close when it is silent.
+
+        aioice gives each check half a second and no second try, which kills a live path with a long round
+        trip; here a check is retransmitted as usual, and only time decides.
+        """
+        assert self.remote_password is not None
+        key = self.remote_password.encode()
+        while True:
+            await asyncio.sleep(CONSENT_INTERVAL * (0.8 + 0.4 * random.random()))
+            pair = self._nominated.get(1)
+            if pair is None:
+                continue
+            try:
+                async with asyncio.timeout(CONSENT_TIMEOUT - CONSENT_INTERVAL):
+                    await pair.protocol.request(
+                        self.build_request(pair, nominate=False), pair.remote_addr, integrity_key=key
+                    )
+            except (stun.TransactionError, TimeoutError):
+                logger.info("no consent from %s for %s s", pair.remote_addr, CONSENT_TIMEOUT)
+                self._query_consent_task = None
+                await self.close()
+                return
+
+    def add_relay(self, protocol: StunProtocol) -> None:
+        """Take a TURN allocation into use: pair it with every candidate of the far side."""
+        self._protocols.append(protocol)
+        self._local_candidates.append(protocol.local_candidate)
+        for candidate in self._remote_candidates:
+            self._pair_remote_candidate(candidate)
+        self.sort_check_list()
+
+    @property
+    def hosts(self) -> list[StunProtocol]:
+        """The sockets that host candidates stand for."""
+        return [protocol for protocol in self._protocols if protocol.local_candidate.type == "host"]
+
+
+async def gather_from_servers(
+    agent: Agent, servers: Iterable[IceServer], found: Callable[[Candidate], None]
+) -> None:
+    """Ask every server at once; call `found` for each new candidate, as soon as it is known.
+
+    Ends when every server has answered or failed. A failure is logged and hurts nobody else.
+    """
+    known = {(candidate.host, candidate.port) for candidate in agent.local_candidates}
+
+    def report(candidate: Candidate) -> None:
+        if (candidate.host, candidate.port) not in known:
+            known.add((candidate.host, candidate.port))
+            found(candidate)
+
+    async def ask(server: IceServer) -> None:
+        try:
+            async with asyncio.timeout(SERVER_TIMEOUT):
+                if server.scheme.startswith("turn"):
+                    report(await _relayed(agent, server))
+                elif agent._transport_policy is TransportPolicy.ALL:
+                    await _reflexive(agent, server, report)
+        except (OSError, TimeoutError, stun.TransactionError, ValueError) as error:
+            logger.info("%s gave no candidate: %s", server, str(error) or type(error).__name__)
+
+    async with asyncio.TaskGroup() as tasks:
+        for server in servers:
+            tasks.create_task(ask(server))
+
+
+async def _resolve(server: IceServer) -> list[tuple[int, tuple[str, int]]]:
+    """The server's addresses as (IP version, (address, port)), one for each version at most."""
+    loop = asyncio.get_running_loop()
+    answers = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)
+    by_version: dict[int, tuple[str, int]] = {}
+    for family, *_, address in answers:
+        by_version.setdefault(6 if family == socket.AF_INET6 else 4, (str(address[0]), int(address[1])))
+    return list(by_version.items())
+
+
+async def _reflexive(agent: Agent, server: IceServer, found: Callable[[Candidate], None]) -> None:
+    """Ask a STUN server how each of our sockets looks from outside (RFC 8445 §5.1.1.2)."""
+    addresses = dict(await _resolve(server))
+
+    async def ask(protocol: StunProtocol) -> None:
+        base = protocol.local_candidate
+        version = ipaddress.ip_address(base.host).version
+        if version not in addresses:
+            return
+        request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
+        try:
+            response, _ = await protocol.request(request, addresses[version])
+        except stun.TransactionError as error:
+            logger.info("%s does not answer %s: %s", server, base.host, error)
+            return
+        mapped = response.attributes.get("XOR-MAPPED-ADDRESS") or response.attributes.get("MAPPED-ADDRESS")
+        if mapped is None:
+            return
+        found(
+            Candidate(
+                foundation=candidate_foundation("srflx", "udp", base.host),
+                component=base.component,
+                transport="udp",
+                priority=candidate_priority(base.component, "srflx"),
+                host=mapped[0],
+                port=mapped[1],
+                type="srflx",
+                related_address=base.host,
+                related_port=base.port,
+            )
+        )
+
+    async with asyncio.TaskGroup() as tasks:
+        for protocol in agent.hosts:
+            tasks.create_task(ask(protocol))
+
+
+async def _relayed(agent: Agent, server: IceServer) -> Candidate:
+    """Allocate a relayed address on a TURN server (RFC 8656), and let the agent use it."""
+    transport, protocol = await turn.create_turn_endpoint(
+        lambda: StunProtocol(agent),
+        server_addr=(server.host, server.port),
+        username=server.username,
+        password=server.password,
+        ssl=ssl.create_default_context() if server.scheme == "turns" else False,
+        transport=server.transport,
+    )
+    host, port = transport.get_extra_info("sockname")
+    related = transport.get_extra_info("related_address")
+    if agent._transport_policy is TransportPolicy.RELAY:
+        related = ("::" if ":" in host else "0.0.0.0", 9)  # hidden (RFC 9429 §3.5.3)
+    protocol.local_candidate = Candidate(
+        foundation=candidate_foundation("relay", "udp", host),
+        component=1,
+        transport="udp",
+        priority=candidate_priority(1, "relay"),
+        host=host,
+        port=port,
+        type="relay",
+        related_address=related[0],
+        related_port=related[1],
+    )
+    if agent._closing:
+        await protocol.close()
+        raise ConnectionError("the connection was closed meanwhile")
+    agent.add_relay(protocol)
+    return protocol.local_candidate

@@ -1,0 +1,340 @@
+"""One WebRTC connection to one peer: offer, answer, candidates as they come, failure in time, route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aioice import Candidate
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCDtlsTransport,
+    RTCIceTransport,
+    RTCIceTransportPolicy,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.sdp import candidate_from_sdp
+
+from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
+from peercli.options import IceServer
+from peercli.rtc.channel import Channel, StockChannel
+from peercli.rtc.ice import Agent, gather_from_servers
+
+__all__ = ["Link", "Route", "Trickle"]
+
+logger = logging.getLogger(__name__)
+
+CANDIDATE_TIMEOUT = 15.0  # s without a working pair after the last news from the far side
+CHANNEL_TIMEOUT = 10.0  # s from a working path to the data channel
+MAX_REMOTE_CANDIDATES = 100  # of one connection (RFC 8445 §6.1.2.5 limits the pairs alike)
+RELAY_TIMEOUT = 10.0  # s for the first TURN server, where nothing else is allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Trickle:
+    """A local candidate for the far side (W3C `RTCIceCandidateInit`)."""
+
+    candidate: str
+    sdp_mid: str
+    sdp_mline_index: int
+    username_fragment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The pair of transport addresses that a connection uses."""
+
+    local: str
+    remote: str
+    local_type: str
+    remote_type: str
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a TURN server is in the way, as far as this side can know."""
+        return "relay" in (self.local_type, self.remote_type)
+
+
+class _PeerConnection(RTCPeerConnection):
+    """aiortc's, with our ICE agent under it."""
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
+        dtls: RTCDtlsTransport = super()._RTCPeerConnection__createDtlsTransport()  # type: ignore[misc]
+        Agent.adopt(dtls.transport._connection)
+        return dtls
+
+
+if not hasattr(RTCPeerConnection, "_RTCPeerConnection__createDtlsTransport"):
+    raise ImportError("aiortc has changed: RTCPeerConnection.__createDtlsTransport is gone")
+
+
+class Link:
+    """A connection in the making, then in use, then ended.
+
+    The offering side calls `offer`, then `accept`; the answering side calls `answer`. Both call
+    `add_candidate` for each that the far side trickles, from then on, and send what `on_candidate` is
+    called with. `established` and `ended` tell the rest.
+
+    Args:
+        servers: every one is asked, all at once.
+        relay: only through TURN.
+        on_candidate: called for each local candidate that was found after the description was made.
+    """
+
+    def __init__(
+        self, servers: Sequence[IceServer], *, relay: bool, on_candidate: Callable[[Trickle], None]
+    ) -> None:
+        self._servers = servers
+        self._relay = relay
+        self._on_candidate = on_candidate
+        policy = RTCIceTransportPolicy.RELAY if relay else RTCIceTransportPolicy.ALL
+        self._pc = _PeerConnection(
+            RTCConfiguration(
+                iceServers=[], iceTransportPolicy=policy, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE
+            )
+        )
+        loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._channel: asyncio.Future[Channel] = loop.create_future()
+        self._established: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[PeerError] = loop.create_future()
+        self._news = loop.time()
+        self._described = False
+        self._answered = False
+        self._early: list[str] | None = []  # candidates that came before the description
+        self._remote_candidates = 0
+        self._closing: asyncio.Task[None] | None = None
+        self._pc.on("connectionstatechange", self._state_changed)
+        self._pc.on("datachannel", self._channel_came)
+
+    # Negotiation ------------------------------------------------------------------------------
+
+    async def offer(self, label: str, *, ordered: bool) -> str:
+        """Propose a connection with one data channel; the SDP has the host candidates in it.
+
+        Raises:
+            NegotiationFailed: there is not one local address to offer.
+        """
+        self._adopt(self._pc.createDataChannel(label, ordered=ordered))
+        return await self._describe()
+
+    async def answer(self, sdp: str) -> str:
+        """Accept what the far side proposes.
+
+        Raises:
+            ProtocolError: the proposal cannot be read.
+            NegotiationFailed: there is not one local address to answer with.
+        """
+        await self._set_remote("offer", sdp)
+        return await self._describe()
+
+    def accept(self, sdp: str) -> None:
+        """Take the far side's answer to our `offer`; one that cannot be read ends the link."""
+        if not self._answered:
+            self._answered = True
+            self._spawn(self._accept(sdp))
+
+    async def _accept(self, sdp: str) -> None:
+        try:
+            await self._set_remote("answer", sdp)
+        except ProtocolError as error:
+            self.end(error)
+
+    def add_candidate(self, candidate: str) -> None:
+        """Take a candidate of the far side (`candidate:…`); what cannot be used is passed over."""
+        text = candidate.removeprefix("candidate:")
+        if not text or self._remote_candidates >= MAX_REMOTE_CANDIDATES or self._closing:
+            return
+        self._remote_candidates += 1
+        if self._early is not None:
+            self._early.append(text)
+            return
+        try:
+            parsed = candidate_from_sdp(text)
+        except (ValueError, IndexError, AssertionError):
+            logger.info("a candidate that cannot be read: %r", text[:200])
+            return
+        self._news = asyncio.get_running_loop().time()
+        # A task each: a browser's mDNS name may take seconds to resolve.
+        self._spawn(self._ice.addRemoteCandidate(parsed))
+
+    async def _set_remote(self, kind: str, sdp: str) -> None:
+        try:
+            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, kind))
+        except Exception as error:  # aiortc's parser raises whatever the text leads it to
+            raise ProtocolError(
+                f"the far side's {kind} cannot be used: {str(error) or type(error).__name__}"
+            ) from error
+        if self._pc.sctp is None:
+            raise ProtocolError(f"the far side's {kind} has no data channel")
+        early, self._early = self._early or [], None
+        for text in early:
+            self.add_candidate(text)
+        self._news = asyncio.get_running_loop().time()
+        self._spawn(self._watch())
+
+    async def _describe(self) -> str:
+        agent = self._agent
+        if self._relay:
+            await self._first_relay(agent)
+        await self._pc.setLocalDescription()
+        if not agent.local_candidates:
+            raise NegotiationFailed("this machine has no network address to offer")
+        self._described = True
+        if not self._relay:
+            self._spawn(gather_from_servers(agent, self._servers, self._found))
+        return self._pc.localDescription.sdp
+
+    async def _first_relay(self, agent: Agent) -> None:
+        found = asyncio.Event()
+
+        def report(candidate: Candidate) -> None:
+            if self._described:
+                self._found(candidate)
+            found.set()
+
+        asking = self._spawn(gather_from_servers(agent, self._servers, report))
+        waiting = self._spawn(_wait(found))
+        await asyncio.wait({asking, waiting}, timeout=RELAY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not found.is_set():
+            raise NegotiationFailed(
+                "no TURN server gave a relayed address",
+                hint="check the --ice turn:… address, its user and password; or drop --relay",
+            )
+
+    def _found(self, candidate: Candidate) -> None:
+        assert self._pc.sctp is not None
+        mid = self._pc.sctp.mid or "0"
+        self._on_candidate(Trickle(f"candidate:{candidate.to_sdp()}", mid, 0, self._agent.local_username))
+
+    @property
+    def _ice(self) -> RTCIceTransport:
+        assert self._pc.sctp is not None
+        return self._pc.sctp.transport.transport
+
+    @property
+    def _agent(self) -> Agent:
+        agent = self._ice._connection
+        assert isinstance(agent, Agent)
+        return agent
+
+    # Life -------------------------------------------------------------------------------------
+
+    async def channel(self) -> Channel:
+        """The data channel, once it is open.
+
+        Raises:
+            NegotiationFailed: no path worked, in time.
+            PeerError: the link ended otherwise.
+        """
+        channel = await asyncio.shield(self._channel)
+        await channel.opened()
+        return channel
+
+    async def ended(self) -> PeerError:
+        """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def route(self) -> Route | None:
+        """How the packets go, once there is a path."""
+        if self._pc.sctp is None or (pair := self._agent._nominated.get(1)) is None:
+            return None
+        return Route(
+            _address(*pair.local_addr),
+            _address(*pair.remote_addr),
+            pair.local_candidate.type,
+            pair.remote_candidate.type,
+        )
+
+    async def close(self, error: PeerError | None = None) -> None:
+        """End the link and free what it holds; returns when that is done. May be called again."""
+        self.end(error or ConnectionClosed("the connection is closed"))
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pc.close()
+
+    async def _watch(self) -> None:
+        """Notice that no pair works: PeerJS never says that it has no more candidates, so time decides."""
+        loop = asyncio.get_running_loop()
+        while not self._established.done():
+            patience = self._news + CANDIDATE_TIMEOUT - loop.time()
+            if patience <= 0:
+                self.end(self._failure())
+                return
+            await asyncio.wait({self._established}, timeout=patience)
+        if self._channel.done():
+            await asyncio.wait({self._channel.result()._open}, timeout=CHANNEL_TIMEOUT)
+        else:
+            await asyncio.wait({self._channel}, timeout=CHANNEL_TIMEOUT)
+        if not self._channel.done():
+            self.end(NegotiationFailed("the far side opened no data channel"))
+
+    def _failure(self) -> NegotiationFailed:
+        ours = {candidate.type for candidate in self._agent.local_candidates} or {"none"}
+        theirs = {candidate.type for candidate in self._agent.remote_candidates} or {"none"}
+        return NegotiationFailed(
+            "no path to the peer worked "
+            f"(candidates of ours: {', '.join(sorted(ours))}; of the far side: {', '.join(sorted(theirs))})",
+            hint=""
+            if "relay" in ours | theirs
+            else "a TURN server helps where both are behind strict NATs: --ice turn:user:password@host",
+        )
+
+    def _state_changed(self) -> None:
+        state = self._pc.connectionState
+        if state == "connected":
+            if not self._established.done():
+                self._established.set_result(None)
+        elif state == "failed":
+            if self._established.done():
+                self.end(ConnectionLost("the connection to the peer was lost"))
+            else:
+                self.end(NegotiationFailed("the encrypted session with the peer could not be set up"))
+        elif state == "closed":
+            self.end(ConnectionClosed("the far side closed the connection"))
+
+    def _channel_came(self, channel: RTCDataChannel) -> None:
+        if not self._channel.done():  # one channel a connection; PeerJS knows no more
+            self._adopt(channel)
+
+    def _adopt(self, channel: RTCDataChannel) -> None:
+        self._channel.set_result(StockChannel(channel))
+
+    def end(self, error: PeerError) -> None:
+        """Mark the link as ended, for `error`; `close` then frees it."""
+        if self._ended.done():
+            return
+        self._ended.set_result(error)
+        if not self._channel.done():
+            self._channel.set_exception(error)
+            self._channel.exception()
+        elif not self._channel.cancelled() and self._channel.exception() is None:
+            self._channel.result()._ended(error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
