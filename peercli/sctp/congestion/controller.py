@@ -1,7 +1,7 @@
-"""Congestion control: how much may be in flight, and how fast it may leave.
+"""The interface between an association and its congestion controller.
 
-Pure: no clock, no I/O. The association reports what it sent, what was acknowledged and what was lost, in batches;
-a controller answers with two numbers, `cwnd` and `pacing_rate`.
+Pure: no clock, no I/O. The association reports what it sent, what was acknowledged and what was lost, in
+batches; a controller answers with two numbers, `cwnd` and `pacing_rate`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ __all__ = ["AckSample", "Controller"]
 
 @dataclass(slots=True)
 class AckSample:
-    """What one batch of SACKs taught. Times are seconds, sizes bytes; a sender may reuse one object for every batch."""
+    """What one batch of SACKs taught, in seconds and bytes. One object may serve every batch."""
 
     now: float
     acked: int
     """Bytes newly acknowledged, cumulatively or by gap block."""
     rtt: float | None
-    """The latest round trip, or None when only retransmitted chunks were acknowledged (Karn's rule)."""
+    """Round trip of the chunk sent last among those acknowledged; None for retransmissions (Karn)."""
     min_rtt: float
     """The shortest round trip the sender remembers; only a hint until `rtt` has been seen."""
     delivery_rate: float | None
-    """Bytes/s (draft-cheng-iccrg-delivery-rate-estimation), or None when the interval was too short to tell."""
+    """Bytes/s (draft-ietf-ccwg-bbr section 4.1), or None when the interval was too short to tell."""
     app_limited: bool
     """The sample's newest chunk was sent while the application had nothing more to send."""
     in_flight: int
     """Bytes outstanding after this batch, without what is deemed lost."""
     round_start: bool
-    """A chunk sent after the previous round's start was acknowledged: one round trip, counted in packets."""
+    """A chunk sent after the previous round's start was acknowledged: a round trip counted in packets."""
     lost: int
     """Bytes newly deemed lost in this batch; `on_loss` told of them already."""
 
@@ -44,7 +44,10 @@ class Controller(Protocol):
     cwnd: int
     """Bytes that may be in flight."""
     pacing_rate: float
-    """Bytes/s at which to send; `math.inf` means unpaced."""
+    """Bytes/s at which to send; `math.inf` means unpaced.
+
+    It bounds the average, not the burst: a sender that woke late may send what it missed.
+    """
 
     def on_sent(self, now: float, nbytes: int, in_flight: int) -> None:
         """`nbytes` were sent in a batch, and `in_flight` bytes are outstanding with them."""
@@ -53,8 +56,8 @@ class Controller(Protocol):
         """A batch of SACKs acknowledged something."""
 
     def on_loss(self, now: float, lost_bytes: int, in_flight: int, largest_lost_sent_at: float) -> None:
-        """`lost_bytes` were deemed lost by fast detection, the newest of them sent at `largest_lost_sent_at`;
-        `in_flight` counts them no more."""
+        """`lost_bytes` were deemed lost by fast detection, the newest of them sent at
+        `largest_lost_sent_at`; `in_flight` counts them no more."""
 
     def on_timeout(self, now: float, in_flight: int) -> None:
         """The retransmission timer ran out; `in_flight` is what is still deemed outstanding."""
