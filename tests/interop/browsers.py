@@ -1,0 +1,327 @@
+"""Real browsers as test peers: stock PeerJS in headless Chromium and Firefox, scripted from Python.
+
+    with Browsers() as browsers, browsers.launch("firefox") as browser, browser.open() as page:
+        peer = await page.peer("page", server="http://127.0.0.1:9000/")
+        connection = await peer.connect("shell", serialization="json")
+        await connection.send(1, "two")
+        assert await connection.receive(2) == [1, "two"]
+
+One Node process (driver.mjs) drives every browser, and a thread reads what it says, so that browsers and
+pages outlive the event loop of a single test. Every wait is bounded, and fails with what the page printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import threading
+from collections import defaultdict
+from concurrent.futures import Future
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from tests import tools
+
+__all__ = ["BROWSERS", "Browser", "BrowserError", "Browsers", "Page", "PageConnection", "PagePeer", "Tagged"]
+
+BROWSERS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
+"""Each browser, and what its program may be called."""
+
+STARTS_WITHIN = 60.0  # s; a cold Firefox on a busy machine needs some ten
+ANSWERS_WITHIN = 60.0  # s; what only a broken driver or browser exceeds
+HAPPENS_WITHIN = 20.0  # s that a page waits, and then says what it saw instead
+
+Tagged: TypeAlias = Any
+"""A JavaScript value as JSON: itself where JSON has it, else `{"$": its type, …}`, as page.js says."""
+
+
+class BrowserError(AssertionError):
+    """A browser, or the page in it, did not do what the test asked."""
+
+
+class Browsers:
+    """The process that drives browsers, and the site that their pages come from."""
+
+    def __init__(self) -> None:
+        self._site = _Site(tools.INTEROP, tools.node_modules() / "peerjs" / "dist")
+        self._process = subprocess.Popen(
+            [tools.program("node"), tools.INTEROP / "driver.mjs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TZ": "UTC"},  # Date.toString() tells the time zone
+            text=True,
+        )
+        self._writing = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, Future[Any]] = {}
+        self.console: defaultdict[str, list[str]] = defaultdict(list)
+        """What each page printed or threw, by the page's name."""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(ANSWERS_WITHIN)
+        finally:
+            self._process.kill()
+            self._reader.join()
+            self._site.close()
+
+    def launch(self, browser: str, **options: Any) -> Browser:
+        """Start one of BROWSERS.
+
+        Args:
+            options: `stranger=True`: no camera permission, and mDNS names for addresses, as any page on the
+                web has it; `args` and `prefs`: the browser's own.
+        """
+        path = tools.program(*BROWSERS[browser])
+        answer = self.ask("launch", browser=browser, executable=path, **options).result(STARTS_WITHIN)
+        return Browser(self, answer["browser"], answer["version"], self._site.url)
+
+    def ask(self, op: str, **parameters: Any) -> Future[Any]:
+        """Send the driver a request; the future holds its answer, or BrowserError."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # who stops waiting for an answer does not unmake it
+        with self._writing:
+            number = next(self._numbers)
+            self._answers[number] = future
+            assert self._process.stdin
+            self._process.stdin.write(json.dumps({"id": number, "op": op, **parameters}) + "\n")
+            self._process.stdin.flush()
+        return future
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        with self._process.stdout as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "console" in message:
+                    self.console[message["page"]].append(message["console"])
+                elif "error" in message:
+                    self._answers.pop(message["id"]).set_exception(BrowserError(message["error"]))
+                else:
+                    self._answers.pop(message["id"]).set_result(message["result"])
+        for future in self._answers.values():
+            future.set_exception(BrowserError(f"the driver ended with {self._process.wait()}"))
+
+
+class Browser:
+    """One running browser.
+
+    Attributes:
+        name: as the driver knows it.
+        version: as the browser says it.
+    """
+
+    def __init__(self, browsers: Browsers, name: str, version: str, url: str) -> None:
+        self.name = name
+        self.version = version
+        self._browsers = browsers
+        self._url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._browsers.ask("close", name=self.name).result(ANSWERS_WITHIN)
+
+    def open(self) -> Page:
+        """A fresh page of page.html."""
+        name = self._browsers.ask("open", browser=self.name, url=self._url).result(ANSWERS_WITHIN)
+        return Page(self._browsers, name)
+
+
+class Page:
+    """A page that runs stock PeerJS, with no peer yet."""
+
+    def __init__(self, browsers: Browsers, name: str) -> None:
+        self.name = name
+        self._browsers = browsers
+        self._peers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._browsers.ask("close", name=self.name).result(ANSWERS_WITHIN)
+        self._browsers.console.pop(self.name, None)
+
+    @property
+    def console(self) -> list[str]:
+        """What the page printed or threw, a line each, so far."""
+        return self._browsers.console[self.name]
+
+    async def evaluate(self, expression: str) -> Any:
+        """The JSON value that a JavaScript expression, or the promise it gives, comes to.
+
+        Raises:
+            BrowserError: it threw, or took too long; with what the page printed.
+        """
+        answer = asyncio.wrap_future(self._browsers.ask("evaluate", page=self.name, expression=expression))
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN):
+                return await answer
+        except (BrowserError, TimeoutError) as error:
+            printed = "\n".join(self.console) or "nothing"
+            raise BrowserError(f"{expression[:300]}\n{error!r}\n{self.name} printed:\n{printed}") from None
+
+    async def call(self, function: str, *arguments: Any) -> Any:
+        """What `harness.function(…)` of page.js gives for JSON arguments."""
+        return await self.evaluate(f"harness.{function}({', '.join(map(json.dumps, arguments))})")
+
+    async def create(self, server: str, id: str | None = None, **options: Any) -> PagePeer:
+        """A peer that is not open yet; `peer` waits for it.
+
+        Args:
+            server: the broker's URL.
+            id: who to be; by default the broker says.
+            options: PeerJS's own. There are no ICE servers and some warnings, unless it asks for other.
+        """
+        url = urlsplit(server)
+        place = {"host": url.hostname, "port": url.port, "path": url.path, "secure": url.scheme == "https"}
+        defaults = {"config": {"iceServers": []}, "debug": 2}
+        name = f"peer{next(self._peers)}"
+        await self.call("peer", name, id, place | defaults | options)
+        return PagePeer(self, name)
+
+    async def peer(self, server: str, id: str | None = None, **options: Any) -> PagePeer:
+        """A peer that the broker has opened; parameters are those of `create`."""
+        peer = await self.create(server, id, **options)
+        peer.id = await peer.happened("open")
+        return peer
+
+
+class _Named:
+    """A peer or a connection in a page."""
+
+    def __init__(self, page: Page, name: str) -> None:
+        self.page = page
+        self.name = name
+        self._seen: defaultdict[str, int] = defaultdict(int)
+
+    async def happened(self, event: str) -> Any:
+        """Wait for the next event of that name, and return what came with it: of an `error`, type and message."""
+        return (await self._next(event, 1, "wait"))[0]
+
+    async def _next(self, event: str, count: int, function: str) -> list[Any]:
+        seen = self._seen[event]
+        self._seen[event] += count
+        milliseconds = HAPPENS_WITHIN * 1000
+        found: list[Any] = await self.page.call(function, self.name, event, seen, count, milliseconds)
+        return found
+
+    async def events(self) -> list[str]:
+        """The names of all events so far."""
+        events: list[str] = await self.page.call("events", self.name)
+        return events
+
+    async def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method of PeerJS's object, which takes JSON and gives nothing."""
+        await self.page.call("tell", self.name, method, *arguments)
+
+
+class PagePeer(_Named):
+    """A `Peer` in a page.
+
+    Attributes:
+        id: at the broker, once it is open.
+    """
+
+    id: str
+
+    def __init__(self, page: Page, name: str) -> None:
+        super().__init__(page, name)
+        self._dialled = itertools.count(1)
+
+    async def dial(self, id: str, **options: Any) -> PageConnection:
+        """A connection that is not open yet.
+
+        Args:
+            id: of the far side.
+            options: PeerJS's: label, metadata, reliable, serialization.
+        """
+        name = f"{self.name}>{next(self._dialled)}"
+        return PageConnection(self.page, await self.page.call("connect", self.name, name, id, options))
+
+    async def connect(self, id: str, **options: Any) -> PageConnection:
+        """A connection that is open; parameters are those of `dial`."""
+        connection = await self.dial(id, **options)
+        await connection.happened("open")
+        return connection
+
+    async def accept(self) -> PageConnection:
+        """The next connection that comes to this peer, open."""
+        connection = PageConnection(self.page, await self.happened("connection"))
+        await connection.happened("open")
+        return connection
+
+
+class PageConnection(_Named):
+    """A `DataConnection` in a page.
+
+    Attributes:
+        facts: peer, label, metadata, serialization, reliable and connectionId, as PeerJS has them.
+    """
+
+    def __init__(self, page: Page, facts: dict[str, Any]) -> None:
+        super().__init__(page, facts.pop("name"))
+        self.facts = facts
+
+    async def send(self, *values: Tagged) -> None:
+        """Send values, in order."""
+        await self.page.call("send", self.name, values)
+
+    async def receive(self, count: int = 1) -> list[Tagged]:
+        """The next `count` values that come."""
+        return await self._next("data", count, "received")
+
+    async def echo(self) -> None:
+        """Send back whatever comes."""
+        await self.page.call("echo", self.name)
+
+    async def close(self, *, flush: bool = False) -> None:
+        """Close this end; with `flush`, ask the far side to do so once it has everything."""
+        await self.tell("close", {"flush": flush})
+
+
+class _Site:
+    """Files over HTTP on a free loopback port: those of the harness, and PeerJS's."""
+
+    def __init__(self, *folders: Path) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, folders))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/page.html"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def __init__(self, folders: tuple[Path, ...], *arguments: Any) -> None:
+        self._folders = folders
+        super().__init__(*arguments)
+
+    def translate_path(self, path: str) -> str:
+        name = Path(urlsplit(path).path).name
+        found = (folder / name for folder in self._folders if (folder / name).is_file())
+        return str(next(found, "/nonexistent"))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
