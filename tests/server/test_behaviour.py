@@ -1,0 +1,430 @@
+"""What clients see of a broker, case by case, from the real PeerServer and from ours.
+
+Every case runs against both. Where ours does better on purpose, the case says what each of them does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.brokers import BROKERS, BrokerFactory, port_of, socket_url
+
+SOON = 5.0  # seconds by which what must come has come
+QUIET = 0.3  # seconds in which what must not come would have come
+
+
+@pytest.fixture(params=sorted(BROKERS))
+def broker(request: pytest.FixtureRequest) -> BrokerFactory:
+    return BROKERS[request.param]
+
+
+@pytest.fixture
+def ours(broker: BrokerFactory) -> bool:
+    return broker is BROKERS["peercli"]
+
+
+async def receive(socket: ClientConnection) -> Any:
+    async with asyncio.timeout(SOON):
+        return json.loads(await socket.recv())
+
+
+async def hears_nothing(socket: ClientConnection) -> bool:
+    try:
+        async with asyncio.timeout(QUIET):
+            await socket.recv()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def ends(socket: ClientConnection) -> bool:
+    """Did the broker close the socket, with nothing more to say?"""
+    try:
+        async with asyncio.timeout(SOON):
+            await socket.recv()
+    except ConnectionClosed:
+        return True
+    return False
+
+
+async def send(socket: ClientConnection, type: str, **fields: Any) -> None:
+    await socket.send(json.dumps({"type": type, **fields}))
+
+
+@asynccontextmanager
+async def client(url: str, id: str, token: str = "token") -> AsyncIterator[ClientConnection]:
+    """A client whose id the broker has confirmed."""
+    async with connect(socket_url(url, id=id, token=token)) as socket:
+        assert await receive(socket) == {"type": "OPEN"}
+        yield socket
+
+
+async def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Any, str]:
+    """Status, headers and body."""
+    async with aiohttp.request(method, url, headers=headers) as response:
+        return response.status, response.headers, await response.text()
+
+
+# HTTP -----------------------------------------------------------------------------------------------
+
+
+async def test_http(broker: BrokerFactory, ours: bool) -> None:
+    async with broker() as url:
+        status, headers, body = await get(url)
+        assert status == 200
+        assert headers["Content-Type"] == "application/json; charset=utf-8"
+        about = json.loads(body)
+        assert about.keys() == {"name", "description", "website"}
+        assert about["name"] == "PeerJS Server"
+
+        ids = set()
+        for path in ("peerjs/id", "peerjs/id?ts=1&version=1.5.5", "peerjs/id/"):
+            status, headers, body = await get(url + path)
+            assert status == 200
+            assert headers["Content-Type"] == "text/html; charset=utf-8"
+            assert uuid.UUID(body).version == 4
+            ids.add(body)
+        assert len(ids) == 3
+
+        assert (await get(url + "peerjs/peers"))[0] == 401
+        assert (await get(url + "peerjs/id", "HEAD"))[::2] == (200, "")
+        for path in ("nothing", "peerjs", "peerjs/nothing", "peerjs/id/more"):
+            assert (await get(url + path))[0] == 404
+        assert (await get(url, "POST"))[0] == 404
+        assert (await get(url + "peerjs/id", "DELETE"))[0] == 404
+
+        # PeerServer never looks at the key of an HTTP request.
+        assert (await get(url + "wrong/id"))[0] == (401 if ours else 200)
+
+
+async def test_path_and_key(broker: BrokerFactory) -> None:
+    async with broker(path="/some/where/", key="k-1") as url:
+        assert url.endswith("/some/where/")
+        assert (await get(url))[0] == 200
+        assert (await get(url.rstrip("/")))[0] == 200
+        assert (await get(url + "k-1/id"))[0] == 200
+        assert (await get(f"http://127.0.0.1:{port_of(url)}/"))[0] == 404
+        assert (await get(f"http://127.0.0.1:{port_of(url)}/somewhere"))[0] == 404
+        async with connect(socket_url(url, key="k-1", id="a", token="t")) as socket:
+            assert await receive(socket) == {"type": "OPEN"}
+
+
+async def test_socket_elsewhere(broker: BrokerFactory, ours: bool) -> None:
+    async with broker(path="/here/") as url:
+        away = socket_url(url, id="a", token="t").replace("/here/", "/there/")
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(away)
+        assert refused.value.response.status_code == (404 if ours else 400)
+
+
+async def test_discovery(broker: BrokerFactory, ours: bool) -> None:
+    async with broker(allow_discovery=True) as url:
+        status, headers, body = await get(url + "peerjs/peers")
+        assert (status, body) == (200, "[]")
+        assert headers["Content-Type"] == "application/json; charset=utf-8"
+        async with client(url, "a"), client(url, "b"):
+            assert sorted(json.loads((await get(url + "peerjs/peers"))[2])) == ["a", "b"]
+            assert (await get(url + "wrong/peers"))[0] == (401 if ours else 200)
+
+
+@pytest.mark.parametrize(
+    ("cors", "origin", "allowed"),
+    [
+        (None, "https://any.example", True),
+        (["https://a.example", "https://b.example"], "https://a.example", True),
+        (["https://a.example", "https://b.example"], "https://b.example", True),
+        (["https://a.example", "https://b.example"], "https://c.example", False),
+    ],
+)
+async def test_cors(broker: BrokerFactory, cors: list[str] | None, origin: str, allowed: bool) -> None:
+    options = {} if cors is None else {"cors": cors}
+    async with broker(**options) as url:
+        for path in ("", "peerjs/id", "peerjs/peers", "nothing"):
+            _, headers, _ = await get(url + path, Origin=origin)
+            assert headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+            assert "Origin" in headers["Vary"]
+
+        asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+        status, headers, body = await get(
+            url + "peerjs/id", "OPTIONS", **asked, **{"Access-Control-Request-Headers": "x-a,x-b"}
+        )
+        assert (status, body) == (204, "")
+        assert headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+        assert headers["Access-Control-Allow-Headers"] == "x-a,x-b"
+        assert {"GET", "HEAD"} <= set(headers["Access-Control-Allow-Methods"].split(","))
+
+        _, headers, _ = await get(url)
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+# Coming ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{}, {"id": "a"}, {"token": "t"}, {"id": "a", "token": ""}, {"id": "a", "token": "t", "key": ""}],
+)
+async def test_missing_parameters(broker: BrokerFactory, query: dict[str, str]) -> None:
+    async with broker() as url, connect(socket_url(url, **query)) as socket:
+        msg = "No id, token, or key supplied to websocket server"
+        assert await receive(socket) == {"type": "ERROR", "payload": {"msg": msg}}
+        assert await ends(socket)
+
+
+async def test_wrong_key(broker: BrokerFactory) -> None:
+    async with broker() as url, connect(socket_url(url, id="a", token="t", key="other")) as socket:
+        assert await receive(socket) == {"type": "ERROR", "payload": {"msg": "Invalid key provided"}}
+        assert await ends(socket)
+
+
+@pytest.mark.parametrize("id", ["a", "A-1_b c", "0", "x" * 64, "a--b", str(uuid.UUID(int=7))])
+async def test_valid_ids(broker: BrokerFactory, id: str) -> None:
+    async with broker() as url, client(url, id) as socket:
+        await send(socket, "OFFER", dst=id)
+        assert await receive(socket) == {"type": "OFFER", "src": id, "dst": id}
+
+
+@pytest.mark.parametrize("id", ["-a", "a ", "a/b", "ä", "a\nb", "<b>", "x" * 257])
+async def test_invalid_ids(broker: BrokerFactory, ours: bool, id: str) -> None:
+    """PeerServer takes any id; PeerJS never asks for such."""
+    async with broker() as url, connect(socket_url(url, id=id, token="t")) as socket:
+        refused = {"type": "ERROR", "payload": {"msg": "Invalid id provided"}}
+        assert await receive(socket) == (refused if ours else {"type": "OPEN"})
+
+
+async def test_last_of_repeated_parameters_counts(broker: BrokerFactory) -> None:
+    async with broker() as url, connect(socket_url(url, id="a", token="t") + "&id=b") as socket:
+        assert await receive(socket) == {"type": "OPEN"}
+        await send(socket, "OFFER", dst="b")
+        assert (await receive(socket))["src"] == "b"
+
+
+async def test_id_taken(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a", "one") as holder:
+        async with connect(socket_url(url, id="a", token="two")) as other:
+            assert await receive(other) == {"type": "ID-TAKEN", "payload": {"msg": "ID is taken"}}
+            assert await ends(other)
+        await send(holder, "OFFER", dst="a")  # …and the holder has noticed nothing
+        assert (await receive(holder))["type"] == "OFFER"
+
+
+async def test_id_is_free_after_leaving(broker: BrokerFactory) -> None:
+    async with broker() as url:
+        for token in ("one", "two"):
+            async with client(url, "a", token):
+                pass
+            await asyncio.sleep(QUIET)  # for the broker to see the end of it
+
+
+async def test_concurrent_limit(broker: BrokerFactory) -> None:
+    async with broker(concurrent_limit=2) as url, client(url, "a"), client(url, "b"):
+        async with connect(socket_url(url, id="c", token="t")) as socket:
+            msg = "Server has reached its concurrent user limit"
+            assert await receive(socket) == {"type": "ERROR", "payload": {"msg": msg}}
+            assert await ends(socket)
+
+
+async def test_coming_back_with_the_token(broker: BrokerFactory, ours: bool) -> None:
+    """PeerServer gives a client that comes back no OPEN, and keeps its old socket open and heard."""
+    async with broker() as url, client(url, "a") as old, client(url, "b") as other:
+        async with connect(socket_url(url, id="a", token="token")) as new:
+            if ours:
+                assert await receive(new) == {"type": "OPEN"}
+                assert await ends(old)
+            else:
+                assert await hears_nothing(new)
+                assert await hears_nothing(old)
+                await old.close()
+            await asyncio.sleep(QUIET)  # the late close of the old socket takes the id from nobody
+            await send(other, "OFFER", dst="a", payload=1)
+            assert await receive(new) == {"type": "OFFER", "src": "b", "dst": "a", "payload": 1}
+            await send(new, "ANSWER", dst="b", payload=2)
+            assert await receive(other) == {"type": "ANSWER", "src": "a", "dst": "b", "payload": 2}
+
+
+# Between peers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", ["OFFER", "ANSWER", "CANDIDATE", "LEAVE", "EXPIRE"])
+async def test_relay(broker: BrokerFactory, type: str) -> None:
+    payload = {
+        "sdp": {"type": "offer", "sdp": "v=0\r\n"},
+        "ä": [1.5, None, "\u2028", "\x00", "😀"],
+        "n": -0.0,
+    }
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        await send(a, type, dst="b", payload=payload, src="forged", extra="dropped")
+        assert await receive(b) == {"type": type, "src": "a", "dst": "b", "payload": payload}
+        await send(b, type, dst="a")
+        assert await receive(a) == {"type": type, "src": "b", "dst": "a"}
+        await a.send(json.dumps({"type": type, "dst": "b", "payload": 0}).encode())  # a binary frame
+        assert await receive(b) == {"type": type, "src": "a", "dst": "b", "payload": 0}
+
+
+async def test_big_message(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        await send(a, "OFFER", dst="b", payload="x" * 500_000)
+        assert (await receive(b))["payload"] == "x" * 500_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"NOTHING","dst":"b"}',
+        '{"type":"OPEN","dst":"b"}',
+        '{"type":"ID-TAKEN","dst":"b"}',
+        '{"type":"HEARTBEAT","dst":"b"}',
+        '{"type":7,"dst":"b"}',
+        '{"type":["OFFER"],"dst":"b"}',
+        '{"dst":"b"}',
+        '{"type":"OFFER"}',
+        '{"type":"OFFER","dst":""}',
+        '{"type":"OFFER","dst":null}',
+        '{"type":"OFFER","dst":["b"]}',
+        '{"type":"LEAVE","dst":7}',
+        '{"type":"EXPIRE","dst":"nobody"}',
+        "[]",
+        "{}",
+    ],
+)
+async def test_ignored(broker: BrokerFactory, text: str) -> None:
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        await a.send(text)
+        await send(a, "OFFER", dst="b", payload="after")
+        assert (await receive(b))["payload"] == "after"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "{",
+        "null",
+        "7",
+        '"x"',
+        "true",
+        '{"type":"OFFER","dst":"b",}',
+        "{'a':1}",
+        '{"a":NaN}',
+        "[" * 99,
+    ],
+)
+async def test_malformed(broker: BrokerFactory, ours: bool, text: str) -> None:
+    """PeerServer's socket is deaf from the first message that is no JSON object; ours goes on."""
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        await a.send(text)
+        await send(a, "OFFER", dst="b", payload="after")
+        if ours:
+            assert (await receive(b))["payload"] == "after"
+        else:
+            assert await hears_nothing(b)
+            a.transport.abort()  # it would not answer the closing handshake
+
+
+async def test_leave_without_dst(broker: BrokerFactory, ours: bool) -> None:
+    """Both free the id. PeerServer goes on to relay what comes on the socket; ours closes it."""
+    async with broker() as url, client(url, "a", "one") as a:
+        await send(a, "LEAVE")
+        if ours:
+            assert await ends(a)
+        async with client(url, "a", "two") as b:
+            if not ours:
+                await send(a, "OFFER", dst="a", payload=1)
+                assert (await receive(b))["src"] == "a"
+
+
+# Those who are not there ----------------------------------------------------------------------------
+
+
+async def test_held_messages_come_in_order(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        expected = []
+        for n in range(10):
+            sender, src = (a, "a") if n % 3 else (b, "b")
+            type = ("OFFER", "CANDIDATE", "ANSWER")[n % 3]
+            await send(sender, type, dst="late", payload=n)
+            await send(sender, "OFFER", dst=src)  # an echo: the broker has seen the one before
+            assert (await receive(sender))["src"] == src
+            expected.append({"type": type, "src": src, "dst": "late", "payload": n})
+        await send(a, "LEAVE", dst="late")
+        async with client(url, "late") as late:
+            assert [await receive(late) for _ in expected] == expected
+            assert await hears_nothing(late)
+
+
+async def test_expire_comes_once_for_each_pair(broker: BrokerFactory) -> None:
+    async with broker(expire_timeout=0.5) as url, client(url, "a") as a, client(url, "b") as b:
+        for dst in ("x", "y"):
+            for type in ("OFFER", "CANDIDATE", "CANDIDATE"):
+                await send(a, type, dst=dst, payload="p")
+        await send(b, "ANSWER", dst="x")
+        gone = [await receive(a), await receive(a)]
+        assert sorted(message["src"] for message in gone) == ["x", "y"]
+        assert all(message == {"type": "EXPIRE", "src": message["src"], "dst": "a"} for message in gone)
+        assert await receive(b) == {"type": "EXPIRE", "src": "x", "dst": "b"}
+        assert await hears_nothing(a)
+        async with client(url, "x") as late:
+            assert await hears_nothing(late)
+
+
+async def test_messages_wait_between_two_sockets_of_a_peer(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as a:
+        async with client(url, "b"):
+            pass
+        await asyncio.sleep(QUIET)
+        await send(a, "OFFER", dst="b", payload=1)
+        async with client(url, "b") as b:
+            assert await receive(b) == {"type": "OFFER", "src": "a", "dst": "b", "payload": 1}
+
+
+async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
+    async with (
+        broker(alive_timeout=1.0) as url,
+        client(url, "quiet") as quiet,
+        client(url, "beating") as beating,
+    ):
+        closing = asyncio.create_task(ends(quiet))
+        for _ in range(8):
+            await send(beating, "HEARTBEAT")
+            if not closing.done():
+                await send(quiet, "OFFER", dst="beating")
+                assert (await receive(beating))["src"] == "quiet"
+            await asyncio.sleep(0.25)
+        assert await closing
+        await send(beating, "OFFER", dst="beating")
+        assert (await receive(beating))["src"] == "beating"
+
+
+async def test_coming_back_counts_as_life(broker: BrokerFactory, ours: bool) -> None:
+    """PeerServer drops a client that has come back as if it had been silent all the while."""
+    async with broker(alive_timeout=1.5) as url, client(url, "a") as old:
+        await asyncio.sleep(1.0)
+        async with connect(socket_url(url, id="a", token="token")) as new:
+            if ours:
+                assert await receive(new) == {"type": "OPEN"}
+            await asyncio.sleep(1.0)  # after the old socket's time, before the new one's
+            if ours:
+                assert await hears_nothing(new)
+            else:
+                assert await ends(new)
+        await old.close()
+
+
+async def test_same_port_again(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a"):
+        pass
+    async with broker(port=port_of(url)) as again:
+        assert again == url
+        async with client(url, "a", "another"):
+            pass
