@@ -214,7 +214,7 @@ class _Named:
         self._seen: defaultdict[str, int] = defaultdict(int)
 
     async def happened(self, event: str) -> Any:
-        """Wait for the next event of that name, and return what came with it: of an `error`, type and message."""
+        """Wait for the next event of that name, and return what came with it (of an `error`, its type)."""
         return (await self._next(event, 1, "wait"))[0]
 
     async def _next(self, event: str, count: int, function: str) -> list[Any]:
