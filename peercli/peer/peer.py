@@ -11,12 +11,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from peercli.errors import (
+    Declined,
     Disconnected,
-    NetworkError,
     PeerError,
     PeerUnavailable,
     ProtocolError,
-    ServerError,
     TimedOut,
     UsageError,
 )
@@ -33,6 +32,7 @@ from peercli.options import (
 )
 from peercli.peer.broker import BrokerSocket, Event
 from peercli.peer.data import DataConnection
+from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
 from peercli.protocol.messages import Answer, Candidate, Expire, Leave, Offer
 from peercli.protocol.signaling import Failed, Lost, Opened, Received
@@ -42,10 +42,9 @@ __all__ = ["Peer"]
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 30.0  # s
-MAX_CONNECTIONS = 1024  # of one peer, open or in the making
+MAX_CONNECTIONS = 1024  # of one peer, unless told otherwise
 MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
 MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
-HTTP_TIMEOUT = 10.0  # s
 
 
 class Peer(Emitter):
@@ -55,7 +54,8 @@ class Peer(Emitter):
             conn = await peer.connect("bob")
             await conn.send("hello")
 
-    Events: `open` (id), `connection` (DataConnection), `disconnected` (id), `close` (), `error` (PeerError).
+    Events: `open` (id), `connection` (DataConnection), `disconnected` (id), `close` (), `error` (PeerError),
+    and, beyond PeerJS, `reconnecting` (attempt, delay in seconds).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -63,7 +63,8 @@ class Peer(Emitter):
         token: what proves to the broker that the id is mine when I come back.
         ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
         relay: connect only through TURN.
-        admit: called with each offer; False leaves it without an answer.
+        admit: called with each offer; False declines it.
+        max_connections: open or in the making; further offers are declined.
 
     Raises:
         InvalidID: `id` has characters that ids cannot have.
@@ -79,6 +80,7 @@ class Peer(Emitter):
         ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
         relay: bool = False,
         admit: Callable[[Offer], bool] | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__()
         self.id = check_id(id) if id is not None else random_id()
@@ -88,13 +90,14 @@ class Peer(Emitter):
             parse_ice_server(server) if isinstance(server, str) else server for server in ice_servers
         )
         self.relay = relay
+        self.max_connections = max_connections
         self._admit = admit
         self._socket: BrokerSocket | None = None
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self._destroyed = False
         self._connections: dict[str, DataConnection] = {}
-        self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()
+        self._incoming: asyncio.Queue[DataConnection | PeerError] = asyncio.Queue()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -153,7 +156,7 @@ class Peer(Emitter):
             await self._socket.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._incoming.put_nowait(None)
+        self._incoming.put_nowait(Disconnected("the peer was destroyed"))
         self.emit("close")
 
     async def __aenter__(self) -> Self:
@@ -176,7 +179,7 @@ class Peer(Emitter):
             ServerError: the broker does not allow it, or failed.
             NetworkError: it cannot be reached.
         """
-        return await asyncio.to_thread(_list_peers, self.broker)
+        return await list_peers(self.broker)
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -185,12 +188,15 @@ class Peer(Emitter):
                 if self._opening is not None and not self._opening.done():
                     self._opening.set_result(None)
                 self.emit("open", self.id)
-            case Lost(error):
+            case Lost(error, attempt, delay):
                 was_open, self._open = self._open, False
                 if was_open:
                     self.emit("disconnected", self.id)
                 self.emit("error", error)
+                self.emit("reconnecting", attempt, delay)
             case Failed(error):
+                if self._opening is not None and self._opening.done():
+                    self._incoming.put_nowait(error)
                 self._left(error)
                 self.emit("error", error)
             case Received(message):
@@ -204,6 +210,11 @@ class Peer(Emitter):
             opening.exception()
         if was_open:
             self.emit("disconnected", self.id)
+
+    @property
+    def active(self) -> int:
+        """How many connections are open or in the making."""
+        return len(self._connections)
 
     # Connections ------------------------------------------------------------------------------
 
@@ -267,8 +278,8 @@ class Peer(Emitter):
         """
         if self._opening is None or self._destroyed:
             raise Disconnected("this peer has left its broker, so it cannot connect")
-        if len(self._connections) >= MAX_CONNECTIONS:
-            raise UsageError(f"a peer cannot have more than {MAX_CONNECTIONS} connections")
+        if self.active >= self.max_connections:
+            raise UsageError(f"this peer cannot have more than {self.max_connections} connections")
         try:
             json.dumps(metadata, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -279,14 +290,30 @@ class Peer(Emitter):
         )
         return self._adopt(offer, outgoing=True)
 
-    async def connections(self) -> AsyncIterator[DataConnection]:
-        """Each connection that others open to us, once it is open; ends with the peer.
+    async def accept(self) -> DataConnection:
+        """The next connection that somebody opens to us, once it is open.
 
-        Connections are queued from the start, unless there are listeners to `connection`.
+        Connections are queued from the start, unless there are listeners to `connection`. May be
+        cancelled without losing one.
+
+        Raises:
+            Disconnected: the peer was destroyed.
+            IdentityRefused: after an outage the broker did not take us back.
         """
-        while (connection := await self._incoming.get()) is not None:
+        item = await self._incoming.get()
+        if isinstance(item, DataConnection):
+            return item
+        self._incoming.put_nowait(item)
+        raise item
+
+    async def connections(self) -> AsyncIterator[DataConnection]:
+        """Each connection that others open to us; ends when the peer is destroyed, raises as `accept`."""
+        while True:
+            try:
+                connection = await self.accept()
+            except Disconnected:
+                return
             yield connection
-        self._incoming.put_nowait(None)
 
     def _adopt(self, offer: Offer, *, outgoing: bool) -> DataConnection:
         connection = DataConnection(
@@ -316,14 +343,18 @@ class Peer(Emitter):
         match message:
             case Offer(kind="data"):
                 self._on_offer(message)
-            case Offer():
-                logger.info("%s calls, and nobody here answers calls", message.peer)
+            case Offer():  # a call, and nobody here answers calls
+                self._decline(message)
             case Answer() | Candidate():
                 connection = self._connections.get(message.connection_id)
                 if connection is not None and connection.peer == message.peer:
                     connection._handle(message)
                 elif isinstance(message, Candidate):
                     self._keep(message)
+            case Expire(peer, connection_id, declined=True):
+                for connection in self._with(peer):
+                    if connection.connection_id == connection_id:
+                        connection._fail(Declined(f"the peer {peer} declined"))
             case Expire(peer):
                 error = PeerUnavailable(
                     f"no peer {peer} answers at {self.broker.url}",
@@ -342,10 +373,8 @@ class Peer(Emitter):
         if offer.connection_id in self._connections:
             logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
             return
-        if len(self._connections) >= MAX_CONNECTIONS:
-            logger.warning("%s is not let in: there are %d connections", offer.peer, MAX_CONNECTIONS)
-            return
-        if self._admit is not None and not self._admit(offer):
+        if self.active >= self.max_connections or not (self._admit is None or self._admit(offer)):
+            self._decline(offer)
             return
         try:
             connection = self._adopt(offer, outgoing=False)
@@ -356,6 +385,9 @@ class Peer(Emitter):
             if candidate.peer == offer.peer:
                 connection._handle(candidate)
         self.emit("connection", connection)
+
+    def _decline(self, offer: Offer) -> None:
+        self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True))
 
     def _keep(self, candidate: Candidate) -> None:
         """Hold a candidate that overtook its offer."""
@@ -376,28 +408,3 @@ class Peer(Emitter):
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _list_peers(broker: Broker) -> list[str]:
-    from urllib.error import HTTPError, URLError
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(broker.api_url("peers"), timeout=HTTP_TIMEOUT) as answer:
-            peers = json.loads(answer.read(1 << 26))
-    except HTTPError as error:
-        error.close()
-        if error.code == 401:
-            raise ServerError(
-                f"the broker {broker.url} does not list its peers",
-                hint="a broker of your own does with --allow-discovery",
-            ) from None
-        raise ServerError(f"the broker {broker.url} answered HTTP {error.code}") from None
-    except (URLError, OSError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
-        raise NetworkError(f"the broker {broker.url} cannot be reached: {reason}") from None
-    except (ValueError, RecursionError):
-        raise ServerError(f"the broker {broker.url} did not answer with a list") from None
-    if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
-        raise ServerError(f"the broker {broker.url} did not answer with a list of ids")
-    return peers

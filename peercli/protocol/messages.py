@@ -73,9 +73,15 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """The broker: the peer never came for what it was sent."""
+    """The broker: the peer never came for what it was sent.
+
+    A peercli that declines a connection says so itself, by this message with a payload: PeerServer relays
+    it, a PeerJS page sees `peer-unavailable` at once, and peercli knows better from `declined`.
+    """
 
     peer: str
+    connection_id: str | None = None
+    declined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,8 @@ def encode(message: BrokerMessage) -> str:
             return '{"type":"HEARTBEAT"}'
         case Leave(peer):
             return _dump("LEAVE", peer, None)
+        case Expire(peer, connection_id, declined):
+            return _dump("EXPIRE", peer, {"connectionId": connection_id, "declined": declined})
         case Offer():
             payload = {"sdp": {"type": "offer", "sdp": message.sdp}, "metadata": message.metadata}
             if message.kind == "data":
@@ -195,7 +203,12 @@ def decode(text: str | bytes) -> BrokerMessage | None:
         case "LEAVE":
             return Leave(_id(peer, "src"))
         case "EXPIRE":
-            return Expire(_id(peer, "src"))
+            connection_id = payload.get("connectionId")
+            return Expire(
+                _id(peer, "src"),
+                connection_id if isinstance(connection_id, str) else None,
+                payload.get("declined") is True,
+            )
         case "OFFER":
             return Offer(
                 _id(peer, "src"),

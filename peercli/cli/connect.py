@@ -1,0 +1,99 @@
+"""peercli connect."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.cli.options import (
+    DEFAULT_SERVER,
+    IceOption,
+    IdOption,
+    JsonOption,
+    QuietOption,
+    RelayOption,
+    ServerOption,
+    TimeoutOption,
+    TokenOption,
+    VerboseOption,
+    make_console,
+    make_peer,
+    parse_metadata,
+)
+from peercli.cli.run import run
+
+__all__ = ["connect"]
+
+
+class Input(StrEnum):
+    text = "text"
+    json = "json"
+
+
+class Serialization(StrEnum):
+    binary = "binary"
+    json = "json"
+    raw = "raw"
+    msgpack = "msgpack"
+
+
+def connect(
+    peer_id: Annotated[str, typer.Argument(metavar="ID", help="The peer to connect to.", show_default=False)],
+    input: Annotated[Input, typer.Option("--input", help="What a line of stdin is.")] = Input.text,
+    serialization: Annotated[
+        Serialization, typer.Option("--serialization", help="How values become messages.")
+    ] = Serialization.binary,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="TEXT", help="A name for the connection.", show_default=False),
+    ] = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option("--metadata", metavar="JSON", help="For the far side to see first.", show_default=False),
+    ] = None,
+    unreliable: Annotated[
+        bool, typer.Option("--unreliable", help="Do not keep the order of messages.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", metavar="SECONDS", min=0, help="Stay for replies after the end of stdin."),
+    ] = 0.0,
+    keep_open: Annotated[bool, typer.Option("-k", "--keep-open", help="Stay until the peer closes.")] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    id: IdOption = None,
+    token: TokenOption = None,
+    ice: IceOption = None,
+    relay: RelayOption = False,
+    timeout: TimeoutOption = 30.0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Open a data connection and talk: a line in is a message out, a message in is a line out.
+
+    At the end of stdin everything sent is delivered, then the connection is closed.
+
+    Example: echo hello | peercli connect my-server-7 --wait 2
+    """
+
+    async def work(console: Console) -> None:
+        from peercli.cli.prompt import messages_from_stdin
+        from peercli.services.chat import converse
+
+        known_metadata = parse_metadata(metadata)
+        async with make_peer(server=server, id=id, token=token, ice=ice, relay=relay) as peer:
+            connection = await peer.connect(
+                peer_id,
+                label=label,
+                metadata=known_metadata,
+                serialization="MsgPack" if serialization is Serialization.msgpack else serialization.value,
+                reliable=not unreliable,
+                timeout=timeout,
+            )
+            async with messages_from_stdin(as_json=input is Input.json, console=console) as messages:
+                await converse(connection, messages, console.report, wait=None if keep_open else wait)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -1,0 +1,229 @@
+"""What a person, or a program, sees of a command: stdout carries data only, all else goes to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import fields
+from typing import Any, NoReturn, Protocol
+
+from peercli.errors import PeerError
+from peercli.services.events import (
+    Close,
+    Connection,
+    Data,
+    Demonstrated,
+    Event,
+    Open,
+    Progress,
+    Reconnecting,
+    RouteFound,
+    Serving,
+    Stream,
+)
+from peercli.services.streams import FdSink, Sink
+
+__all__ = ["Console", "from_json", "printable", "to_json"]
+
+# C0 and C1 controls but tab, and the marks that reorder text: what could drive or fool a terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would obey."""
+    return _CONTROL.sub("", text)
+
+
+def to_json(value: Any) -> str:
+    """JSON on one line; bytes become `{"$bytes": "<base64>"}`."""
+    return json.dumps(value, default=_plain, separators=(", ", ": "), ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if not value:  # UNDEFINED, which JSON has not
+        return None
+    return str(value)
+
+
+def from_json(text: str) -> Any:
+    """The value of JSON with `{"$bytes": …}` in it.
+
+    Raises:
+        ValueError: it is no JSON, or its bytes are no base64.
+    """
+    return json.loads(text, object_hook=_bytes)
+
+
+def _bytes(value: dict[str, Any]) -> Any:
+    match value:
+        case {"$bytes": str(encoded)} if len(value) == 1:
+            return base64.b64decode(encoded, validate=True)
+        case _:
+            return value
+
+
+class _PatchedStdout:
+    async def write(self, data: bytes) -> None:
+        sys.stdout.write(data.decode(errors="replace"))
+
+    async def close(self) -> None:
+        pass
+
+
+METER_INTERVAL = 0.5  # s
+
+
+class Counter(Protocol):
+    """Something that counts the bytes that have gone through it."""
+
+    @property
+    def sent(self) -> int: ...
+
+    @property
+    def received(self) -> int: ...
+
+
+class Console:
+    """Renders events: as words for a person, as JSON lines for a program.
+
+    Args:
+        json: one JSON object a line for every event.
+        payload: stdout carries a byte stream, so that JSON goes to stderr.
+        verbosity: -1 quiet, 0 as usual, 1 and more talkative.
+    """
+
+    def __init__(self, *, json: bool = False, payload: bool = False, verbosity: int = 0) -> None:
+        self._json = json
+        self._payload = payload
+        self.verbosity = verbosity
+        self.stdout: Sink = FdSink(1)
+        self._terminal = os.isatty(1)
+
+    def around_prompt(self) -> None:
+        """Write by way of `sys.stdout`, which somebody has replaced so that a prompt stays below."""
+        self.stdout = _PatchedStdout()
+
+    def status(self, text: str, *, level: int = 0) -> None:
+        """A line on stderr for people; `level` 1 needs `-v`."""
+        if not self._json and level <= self.verbosity:
+            self._to_stderr(printable(text))
+
+    async def report(self, event: Event) -> None:
+        """Show an event."""
+        if self._json:
+            await self._report_json({"event": event.event} | _members(event))
+        elif isinstance(event, Data):
+            await self.write_line(_as_text(event.data))
+        else:
+            self._explain(event)
+
+    async def write_line(self, text: str) -> None:
+        """A line of data on stdout."""
+        if self._terminal:
+            text = printable(text)
+        await self.stdout.write(text.encode(errors="replace") + b"\n")
+
+    async def fail(self, error: PeerError, exit_code: int) -> None:
+        """Say what went wrong, and what can be done."""
+        if self._json:
+            members = {"type": error.type, "message": error.message, "exit_code": exit_code}
+            if error.hint:
+                members["hint"] = error.hint
+            with suppress(OSError):  # stdout is gone; the exit code still tells
+                await self._report_json({"event": "error", **members})
+            return
+        self._to_stderr(f"peercli: {printable(error.message)}")
+        if error.hint:
+            self._to_stderr(f"hint: {printable(error.hint)}")
+
+    @asynccontextmanager
+    async def metered(self, counter: Counter, *, show: bool) -> AsyncIterator[None]:
+        """Show twice a second how far `counter` has come, as pv does, and once more at the end."""
+        if not show or not (self._json or sys.stderr.isatty()):
+            yield
+            return
+        started = time.monotonic()
+        ticking = asyncio.create_task(self._tick(counter, started))
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            await asyncio.wait({ticking})
+            await self._show_meter(counter, started)
+            if not self._json:
+                self._to_stderr("")
+
+    async def _tick(self, counter: Counter, started: float) -> NoReturn:
+        while True:
+            await asyncio.sleep(METER_INTERVAL)
+            await self._show_meter(counter, started)
+
+    async def _show_meter(self, counter: Counter, started: float) -> None:
+        elapsed = time.monotonic() - started
+        count = counter.sent + counter.received
+        rate = count / elapsed if elapsed > 0 else 0.0
+        if self._json:
+            await self.report(Progress("pipe", count, None, round(rate, 1)))
+            return
+        clock = f"{int(elapsed) // 3600}:{int(elapsed) // 60 % 60:02}:{int(elapsed) % 60:02}"
+        sys.stderr.write(f"\r{human_bytes(count):>9} {clock} [{human_bytes(rate)}/s]\x1b[K")
+        sys.stderr.flush()
+
+    def _explain(self, event: Event) -> None:
+        match event:
+            case Open(id):
+                self.status(f"Listening as {id}")
+            case Serving(url):
+                self.status(f"Listening at {url}")
+            case Demonstrated(said, by_hand):
+                self.status(said)
+                for command in by_hand:
+                    self.status(f"    {command}")
+            case Reconnecting(attempt, delay):
+                self.status(f"The broker is away; attempt {attempt} to come back in {delay:.1f} s")
+            case Connection(peer, _, label, _, serialization):
+                self.status(f"Connected with {peer} ({label}, {serialization})", level=1)
+            case RouteFound(_, local, remote, relayed):
+                self.status(f"Route: {local} to {remote}{', relayed' * relayed}", level=1)
+            case Stream(peer, _, count):
+                self.status(f"{peer} sent a stream of {count} bytes", level=1)
+            case Close(peer, _, reason):
+                self.status(f"{peer} is gone: {reason}", level=1)
+
+    async def _report_json(self, members: dict[str, Any]) -> None:
+        line = to_json(members)
+        if self._payload:
+            self._to_stderr(line)
+        else:
+            await self.stdout.write(line.encode(errors="replace") + b"\n")
+
+    def _to_stderr(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads it
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in four digits or so: 12.3MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f}{unit}" if unit == "B" else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}TiB"
+
+
+def _members(event: Event) -> dict[str, Any]:
+    return {field.name: getattr(event, field.name) for field in fields(event)}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)

@@ -1,0 +1,35 @@
+"""peercli demo."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from peercli.cli.console import Console
+from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.run import run
+
+__all__ = ["demo"]
+
+
+def demo(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+    """Show what peercli does, on this machine alone, in seconds, with a broker of its own.
+
+    Example: peercli demo
+    """
+
+    async def work(console: Console) -> None:
+        from peercli.server.app import Server
+        from peercli.server.options import ServerOptions
+        from peercli.services.demo import demonstrate
+        from peercli.services.events import Demonstrated
+
+        async with Server(ServerOptions(port=0)) as broker:
+            await console.report(
+                Demonstrated(f"A broker listens at {broker.url}.", (f"peercli server --port {broker.port}",))
+            )
+            async with aclosing(demonstrate(broker.url)) as steps:
+                async for step in steps:
+                    await console.report(step)
+        console.status("All of it worked. The commands above do the same by hand, each in a terminal.")
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -1,0 +1,153 @@
+"""The options that networked commands share: their names, their meaning, and what they become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.errors import UsageError
+from peercli.options import (
+    DEFAULT_BROKER,
+    DEFAULT_ICE_SERVERS,
+    Broker,
+    IceServer,
+    parse_broker,
+    parse_ice_server,
+)
+
+if TYPE_CHECKING:
+    from peercli.peer.peer import Peer
+    from peercli.protocol.messages import Offer
+
+_NETWORK = "Network"
+_OUTPUT = "Output"
+
+ServerOption = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar="PEERCLI_SERVER",
+        metavar="URL",
+        help="The broker: http://host:port/path; ?key= sets the key.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+IdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        envvar="PEERCLI_ID",
+        metavar="ID",
+        help="Be this peer. [default: a fresh random id]",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="PEERCLI_TOKEN",
+        metavar="TEXT",
+        help="What proves the id is mine when I come back.",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
+IceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ice",
+        envvar="PEERCLI_ICE",
+        metavar="URL",
+        help="stun:host[:port] or turn:user:password@host[:port]; repeat for more; none for none. "
+        "[default: PeerJS's servers]",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
+RelayOption = Annotated[
+    bool, typer.Option("--relay", help="Connect only through TURN.", rich_help_panel=_NETWORK)
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.1,
+        help="Give up reaching the peer after this long.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line for every event.", rich_help_panel=_OUTPUT)
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", rich_help_panel=_OUTPUT)
+]
+VerboseOption = Annotated[
+    int,
+    typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more.", rich_help_panel=_OUTPUT),
+]
+
+DEFAULT_SERVER = DEFAULT_BROKER.url
+
+
+def make_console(*, json: bool, quiet: bool, verbose: int, payload: bool = False) -> Console:
+    """The console that `--json`, `-q` and `-v` ask for."""
+    return Console(json=json, payload=payload, verbosity=-1 if quiet else verbose)
+
+
+def make_broker(server: str) -> Broker:
+    """The broker that `--server` names; raises UsageError."""
+    return parse_broker(server)
+
+
+def make_ice_servers(ice: list[str] | None) -> tuple[IceServer, ...]:
+    """The servers that `--ice` names; raises UsageError."""
+    if not ice:
+        return DEFAULT_ICE_SERVERS
+    return tuple(parse_ice_server(url) for url in ice if url != "none")
+
+
+def make_peer(
+    *,
+    server: str,
+    id: str | None,
+    token: str | None,
+    ice: list[str] | None,
+    relay: bool,
+    admit: Callable[[Offer], bool] | None = None,
+    max_connections: int | None = None,
+) -> Peer:
+    """The peer that the shared options describe.
+
+    Raises:
+        UsageError, InvalidID: one of them cannot be used.
+    """
+    broker, ice_servers = make_broker(server), make_ice_servers(ice)
+    from peercli.peer.peer import MAX_CONNECTIONS, Peer  # a WebRTC stack: only once the options are good
+
+    return Peer(
+        id,
+        server=broker,
+        token=token,
+        ice_servers=ice_servers,
+        relay=relay,
+        admit=admit,
+        max_connections=max_connections or MAX_CONNECTIONS,
+    )
+
+
+def parse_metadata(text: str | None) -> Any:
+    """The value of `--metadata`; raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--metadata is not JSON: {error}") from None

@@ -1,0 +1,89 @@
+"""peercli server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.run import run
+
+__all__ = ["server"]
+
+
+def server(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 for a free one.")] = 9000,
+    path: Annotated[str, typer.Option("--path", help="Where on the server.")] = "/",
+    key: Annotated[str, typer.Option("--key", help="The API key that clients name.")] = "peerjs",
+    expire_timeout: Annotated[
+        float,
+        typer.Option("--expire-timeout", metavar="SECONDS", help="Hold messages for an absent peer so long."),
+    ] = 5.0,
+    alive_timeout: Annotated[
+        float,
+        typer.Option("--alive-timeout", metavar="SECONDS", help="Free the id of a client silent so long."),
+    ] = 60.0,
+    concurrent_limit: Annotated[
+        int, typer.Option("--concurrent-limit", metavar="N", help="Clients at once.")
+    ] = 5000,
+    allow_discovery: Annotated[
+        bool, typer.Option("--allow-discovery", help="Let anybody list the ids.")
+    ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors",
+            metavar="ORIGIN",
+            help="Let only pages from here call; repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.", show_default=False),
+    ] = None,
+    proxied: Annotated[
+        bool, typer.Option("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Run a broker that PeerJS pages and peercli find one another through.
+
+    Example: peercli server --host 0.0.0.0 --port 9000
+    """
+
+    async def work(console: Console) -> None:
+        from peercli.server.app import Server
+        from peercli.server.options import ServerOptions
+        from peercli.services.events import Serving
+
+        options = ServerOptions(
+            host=host,
+            port=port,
+            path=path,
+            key=key,
+            expire_timeout=expire_timeout,
+            alive_timeout=alive_timeout,
+            concurrent_limit=concurrent_limit,
+            allow_discovery=allow_discovery,
+            cors=tuple(cors or ["*"]),
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            proxied=int(proxied),
+        )
+        async with Server(options) as broker:
+            await console.report(Serving(broker.url))
+            await asyncio.Event().wait()
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -1,0 +1,48 @@
+"""The broker's list of ids, where it admits to one (PeerServer's `allow_discovery`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from peercli.errors import NetworkError, ServerError
+from peercli.options import Broker
+
+__all__ = ["list_peers"]
+
+HTTP_TIMEOUT = 10.0  # s
+MAX_ANSWER = 1 << 26  # bytes
+
+
+async def list_peers(broker: Broker) -> list[str]:
+    """The ids that the broker admits to.
+
+    Raises:
+        ServerError: the broker does not allow it, or failed.
+        NetworkError: it cannot be reached.
+    """
+    return await asyncio.to_thread(_list_peers, broker)
+
+
+def _list_peers(broker: Broker) -> list[str]:
+    try:
+        with urlopen(broker.api_url("peers"), timeout=HTTP_TIMEOUT) as answer:
+            peers = json.loads(answer.read(MAX_ANSWER))
+    except HTTPError as error:
+        error.close()
+        if error.code == 401:
+            raise ServerError(
+                f"the broker {broker.url} does not list its peers",
+                hint="a broker of your own does with --allow-discovery",
+            ) from None
+        raise ServerError(f"the broker {broker.url} answered HTTP {error.code}") from None
+    except (URLError, OSError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        raise NetworkError(f"the broker {broker.url} cannot be reached: {reason}") from None
+    except (ValueError, RecursionError):
+        raise ServerError(f"the broker {broker.url} did not answer with a list") from None
+    if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
+        raise ServerError(f"the broker {broker.url} did not answer with a list of ids")
+    return peers

@@ -1,0 +1,215 @@
+"""The pipe protocol: two byte streams, one each way, over one connection.
+
+The connection is PeerJS's, `serialization: "raw"`, `reliable: true`, and says what it is for in its
+metadata: `{"peercli": {"service": "pipe", "version": 1}}`. Binary messages are the stream's bytes, in
+order. Text messages are JSON objects that control it; unknown members and unknown types are ignored.
+
+`{"type": "hello", "version": 1, "window": W, "receives": true}`
+    The first message of each side. The far side may send W bytes beyond what was acknowledged;
+    `receives: false` says that nothing is wanted at all.
+`{"type": "ack", "bytes": N}`
+    N bytes, counted from the start, have been taken by the reader. A sender stops at N + W, so a slow
+    reader slows the writer and nobody holds more than W bytes. (A data channel alone cannot do this
+    for a browser: a page cannot leave messages unread.) An acknowledgement is owed at the latest after
+    each W/4 bytes, and at the end.
+`{"type": "end", "bytes": N}`
+    The stream from this side is complete, after N bytes. The other direction goes on.
+`{"type": "abort", "reason": R}`
+    This side gives up; the connection closes.
+
+When both directions have ended and all is acknowledged, either side closes the connection.
+
+A far side that says no hello within three seconds, or begins with anything else, is taken for a plain
+PeerJS page: it gets the bytes at the pace of the network, whatever it sends is the stream, and the end of
+one direction closes the connection.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from peercli.errors import ProtocolError
+
+__all__ = [
+    "HELLO_TIMEOUT",
+    "METADATA",
+    "PIECE",
+    "VERSION",
+    "WINDOW",
+    "Abort",
+    "Ack",
+    "Control",
+    "End",
+    "Hello",
+    "Receiver",
+    "Sender",
+    "decode",
+    "encode",
+    "is_pipe",
+]
+
+VERSION = 1
+METADATA = {"peercli": {"service": "pipe", "version": VERSION}}
+WINDOW = 8 << 20  # bytes; 100 Mbit/s over 300 ms needs half of it
+PIECE = 1 << 16  # bytes in a message: what every WebRTC stack takes
+HELLO_TIMEOUT = 3.0  # s
+MAX_CONTROL = 1 << 12  # characters
+MAX_COUNT = 2**53  # bytes in a stream: JavaScript counts no further
+
+
+def is_pipe(metadata: object, serialization: str) -> bool:
+    """Whether a connection with this metadata is meant for this protocol."""
+    match metadata:
+        case {"peercli": {"service": "pipe"}}:
+            return serialization == "raw"
+        case _:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    window: int
+    receives: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    reason: str
+
+
+Control = Hello | Ack | End | Abort
+
+
+def encode(control: Control) -> str:
+    """The text of a control message."""
+    match control:
+        case Hello(window, receives):
+            fields: dict[str, Any] = {"version": VERSION, "window": window, "receives": receives}
+        case Ack(count) | End(count):
+            fields = {"bytes": count}
+        case Abort(reason):
+            fields = {"reason": reason}
+    return json.dumps({"type": type(control).__name__.lower(), **fields})
+
+
+def decode(text: str) -> Control | None:
+    """The control message in a text; None for a type that this version does not know.
+
+    Raises:
+        ProtocolError: it is too long, no JSON object, or lacks what its type needs; or it is a hello of a
+            version other than ours.
+    """
+    if len(text) > MAX_CONTROL:
+        raise ProtocolError(f"a control message of {len(text)} characters")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ProtocolError("a control message that is not JSON") from None
+    match message:
+        case {"type": "hello", "version": version} if version != VERSION:
+            raise ProtocolError(
+                f"the far side speaks version {str(version)[:20]} of the pipe protocol, not 1"
+            )
+        case {"type": "hello", "version": _, "window": window}:
+            return Hello(_count(window), message.get("receives", True) is not False)
+        case {"type": "ack", "bytes": count}:
+            return Ack(_count(count))
+        case {"type": "end", "bytes": count}:
+            return End(_count(count))
+        case {"type": "abort"}:
+            return Abort(str(message.get("reason", "no reason given"))[:200])
+        case {"type": "hello" | "ack" | "end"}:
+            raise ProtocolError("a control message without its number")
+        case {"type": str()}:
+            return None
+        case _:
+            raise ProtocolError("a control message without a type")
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        raise ProtocolError("a control message whose number is none")
+    return value
+
+
+class Sender:
+    """The sending direction: how much may go, and whether all of it has arrived."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.acknowledged = 0
+        self.ended = False
+        self._window = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be sent now."""
+        return self.acknowledged + self._window - self.sent
+
+    @property
+    def complete(self) -> bool:
+        """Whether the far side's reader has taken everything."""
+        return self.ended and self.acknowledged == self.sent
+
+    def hello(self, hello: Hello) -> None:
+        self._window = hello.window
+
+    def ack(self, ack: Ack) -> None:
+        """Raises ProtocolError where more, or less, is acknowledged than can be."""
+        if not self.acknowledged <= ack.bytes <= self.sent:
+            raise ProtocolError(
+                f"the far side acknowledges {ack.bytes} bytes of {self.sent}, after {self.acknowledged}"
+            )
+        self.acknowledged = ack.bytes
+
+
+class Receiver:
+    """The receiving direction: what has come, what is to be acknowledged, and whether it is all."""
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self.taken = 0
+        self.total: int | None = None
+        self._window = window
+        self._told = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream has ended and the reader has taken all of it."""
+        return self.taken == self.total
+
+    def check(self, nbytes: int) -> None:
+        """Raises ProtocolError for bytes after the end, or beyond the window."""
+        if self.total is not None:
+            raise ProtocolError("the far side sent more after the end of its stream")
+        if self.taken + nbytes - self._told > self._window:
+            raise ProtocolError("the far side sent more than the window allows")
+
+    def take(self, nbytes: int) -> Ack | None:
+        """Count what the reader has taken; the acknowledgement, if one is due."""
+        self.taken += nbytes
+        if self.taken - self._told < self._window // 16:
+            return None
+        return self._ack()
+
+    def end(self, end: End) -> Ack:
+        """Note the end; raises ProtocolError if the stream is not as long as said."""
+        if end.bytes != self.taken or self.total is not None:
+            raise ProtocolError(f"the far side's stream ended after {self.taken} bytes, not {end.bytes}")
+        self.total = end.bytes
+        return self._ack()
+
+    def _ack(self) -> Ack:
+        self._told = self.taken
+        return Ack(self.taken)

@@ -1,0 +1,140 @@
+"""What services tell while they work: the events of `--json`, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+__all__ = [
+    "Close",
+    "Connection",
+    "Data",
+    "Demonstrated",
+    "Event",
+    "Listed",
+    "Open",
+    "Progress",
+    "Reconnecting",
+    "Report",
+    "RouteFound",
+    "Serving",
+    "Stream",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all; `event` is its name in JSON, the fields are its members."""
+
+    event: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Event):
+    """The broker knows us as `id`."""
+
+    event: ClassVar[str] = "open"
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnecting(Event):
+    """The broker is away; attempt number `attempt` to reach it comes in `delay` seconds."""
+
+    event: ClassVar[str] = "reconnecting"
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connection(Event):
+    """A connection with `peer` is open."""
+
+    event: ClassVar[str] = "connection"
+    peer: str
+    connection: str
+    label: str
+    metadata: Any
+    serialization: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFound(Event):
+    """How packets go: `local` and `remote` are addresses with ports."""
+
+    event: ClassVar[str] = "route"
+    peer: str
+    local: str
+    remote: str
+    relayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Data(Event):
+    """A message came."""
+
+    event: ClassVar[str] = "data"
+    peer: str
+    connection: str
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Event):
+    """A byte stream has ended after `bytes` bytes."""
+
+    event: ClassVar[str] = "stream"
+    peer: str
+    connection: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Event):
+    """A connection has ended; `reason` is `closed`, or the type of an error."""
+
+    event: ClassVar[str] = "close"
+    peer: str
+    connection: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Event):
+    """The ids that a broker admits to."""
+
+    event: ClassVar[str] = "peers"
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving(Event):
+    """A broker listens at `url`."""
+
+    event: ClassVar[str] = "serving"
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrated(Event):
+    """Something was shown to work; `by_hand` are commands that do the same."""
+
+    event: ClassVar[str] = "step"
+    said: str
+    by_hand: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """How far a transfer has come: bytes so far, of `total` if that is known, at `rate` bytes/s."""
+
+    event: ClassVar[str] = "progress"
+    name: str
+    bytes: int
+    total: int | None
+    rate: float
+
+
+Report = Callable[[Event], Awaitable[None]]
+"""Where a service's events go; it waits while nobody takes them."""
