@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import WSMsgType, web
+from aiohttp.http import HttpProcessingError
 
 from peercli.errors import UsageError
 from peercli.server.limits import Rates, network
@@ -27,6 +28,7 @@ from peercli.server.websocket import Socket
 __all__ = ["Server"]
 
 log = logging.getLogger(__name__)
+http_log = logging.getLogger(f"{__name__}.http")
 
 SWEEP_INTERVAL = 0.25  # seconds between looks at what has run out
 SHUTDOWN_GRACE = 5.0  # seconds for the sockets to close when the broker stops
@@ -94,14 +96,16 @@ class Server:
             web.Server(
                 self._handle,
                 access_log=None,
-                logger=log,
+                logger=http_log,
                 keepalive_timeout=options.limits.http_idle,
                 lingering_time=0,
-            )
+            ),
+            shutdown_timeout=SHUTDOWN_GRACE,
         )
         await self._runner.setup()
+        self._site = web.TCPSite(self._runner, options.host, options.port, ssl_context=tls)
         try:
-            await web.TCPSite(self._runner, options.host, options.port, ssl_context=tls).start()
+            await self._site.start()
         except OSError as error:
             await self._runner.cleanup()
             raise UsageError(
@@ -115,6 +119,7 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
+        await self._site.stop()
         self._sweeper.cancel()
         for socket in self._sockets:
             socket.close(GOING_AWAY, "the broker is stopping")
@@ -201,13 +206,18 @@ class Server:
 
     async def _serve_socket(self, request: web.BaseRequest, address: str) -> web.StreamResponse:
         limits = self.options.limits
+        protocol = request.headers.get("Sec-WebSocket-Protocol", "").partition(",")[0].strip()
         web_socket = web.WebSocketResponse(
-            timeout=limits.close_timeout, autoping=False, compress=False, max_msg_size=limits.max_message
+            timeout=limits.close_timeout,
+            autoping=False,
+            compress=False,
+            max_msg_size=limits.max_message,
+            protocols=[protocol] if protocol else [],  # the first it offers, as PeerServer
         )
         await web_socket.prepare(request)
         task = asyncio.current_task()
         assert task is not None
-        if request.transport is None:
+        if request.transport is None or self._stopping:
             return web_socket
         socket = Socket(web_socket, request.transport, limits)
         self._sockets[socket] = task
@@ -255,8 +265,7 @@ class Server:
             cost = 1 + len(text) // MESSAGE_UNIT
             if delay := self._messages.delay(address, cost, self._loop.time()):
                 # Its own connection fills up meanwhile, and stops it; nothing is lost.
-                await asyncio.sleep(delay)
-                socket.heard()
+                await socket.pause(delay)
             if text:
                 self._apply(self._realm.receive(socket, text, self._loop.time()))
 
@@ -273,6 +282,15 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             self._apply(self._realm.expire(self._loop.time()))
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """aiohttp reports as errors of the server what its clients do wrong; that is nobody's concern here."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+http_log.addFilter(_is_our_fault)
 
 
 def _asks_for_websocket(request: web.BaseRequest) -> bool:

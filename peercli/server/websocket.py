@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 from aiohttp import WSMsgType, web
 
@@ -31,6 +32,7 @@ class Socket:
         self._outbox: deque[tuple[WSMsgType, bytes]] = deque()
         self._waiting = 0
         self._farewell: tuple[int, bytes] | None = None
+        self._leaving = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._heard_at = self._loop.time()
         self._answered = asyncio.Event()  # cleared while a ping is out
@@ -52,11 +54,20 @@ class Socket:
         """Say goodbye once all that was sent has left."""
         if self._farewell is None:
             self._farewell = code, reason.encode()
+            self._leaving.set()
             self._wake()
 
     def abort(self) -> None:
         """Drop the connection without a word; whoever reads from it sees its end."""
+        self._leaving.set()
         self._transport.abort()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than the socket is to stay."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._leaving.wait()
+        self.heard()  # it could not be, meanwhile
 
     def heard(self) -> None:
         """Something came from the peer."""
@@ -99,7 +110,7 @@ class Socket:
                 code, reason = self._farewell
                 await self._web_socket.close(code=code, message=reason)
         except ConnectionError:
-            self._transport.abort()  # the reader sees it, and cleans up
+            self.abort()  # the reader sees it, and cleans up
         finally:
             self._writer = None
 
