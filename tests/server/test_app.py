@@ -7,6 +7,7 @@ import datetime
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from peercli.errors import UsageError
 from peercli.server.app import Server
 from peercli.server.options import Limits, ServerOptions
-from tests.brokers import socket_url
+from tests.brokers import port_of, socket_url
 from tests.server.clients import QUIET, SOON, client, ends, get, hears_nothing, mute_client, receive, send
 
 
@@ -127,10 +128,11 @@ async def test_sockets_are_told_of_the_end() -> None:
 
 async def test_the_end_does_not_wait_for_those_who_do_not_answer() -> None:
     limits = Limits(close_timeout=0.2, probe_timeout=60.0)
-    async with serve(limits) as server, mute_client(server.url, "a"):
-        newcomer = await connect(socket_url(server.url, id="a", token="other"))
-        async with asyncio.timeout(SOON):
-            await server.__aexit__(None, None, None)
+    async with AsyncExitStack() as clients, asyncio.timeout(SOON):
+        async with serve(limits) as server:
+            await clients.enter_async_context(mute_client(server.url, "a"))
+            asking = socket_url(server.url, id="a", token="other")
+            newcomer = await clients.enter_async_context(connect(asking))
         assert server.peers == []
         with pytest.raises(ConnectionClosed):
             await newcomer.recv()
