@@ -8,8 +8,8 @@ packer writes, byte for byte, except where that one would corrupt the value:
 - 2^63 stays positive; JavaScript sends -2^63.
 - Whole floats of 2^64 and more go as float64, which JavaScript reads well but refuses to send.
 
-What JavaScript cannot read, though we send it: whole numbers past 2^53 lose their last digits there
-(-(2^53 - 1) already arrives as -2^53), and subnormal floats come out wrong.
+What JavaScript misreads, whoever sent it: whole numbers past 2^53 lose their last digits, those below
+-2^31 are rounded to a multiple of 2048, and subnormal floats come out wrong.
 """
 
 from __future__ import annotations
