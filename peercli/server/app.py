@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 http_log = logging.getLogger(f"{__name__}.http")
 
 SWEEP_INTERVAL = 0.25  # seconds between looks at what has run out
-SHUTDOWN_GRACE = 5.0  # seconds for the sockets to close when the broker stops
+SHUTDOWN_GRACE = 3.0  # seconds for the sockets to close when the broker stops
 MESSAGE_UNIT = 16 * 1024  # bytes that count as one message more
 GOING_AWAY = 1001  # WebSocket close code (RFC 6455, section 7.4.1)
 

@@ -33,6 +33,7 @@ class Socket:
         self._waiting = 0
         self._farewell: tuple[int, bytes] | None = None
         self._leaving = asyncio.Event()
+        self._paused = False
         self._writer: asyncio.Task[None] | None = None
         self._heard_at = self._loop.time()
         self._answered = asyncio.Event()  # cleared while a ping is out
@@ -63,11 +64,13 @@ class Socket:
         self._transport.abort()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the socket is to stay."""
+        """Read nothing for a while, but no longer than the socket is to stay. Its silence is ours then."""
+        self._paused = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()
-        self.heard()  # it could not be, meanwhile
+        self._paused = False
+        self.heard()
 
     def heard(self) -> None:
         """Something came from the peer."""
@@ -76,6 +79,8 @@ class Socket:
 
     async def probe(self) -> bool:
         """Is the peer still there? Asks, and waits `probe_timeout` seconds for a sign of life or the end."""
+        if self._paused:
+            return True
         self._ping()
         try:
             async with asyncio.timeout(self._limits.probe_timeout):
@@ -120,6 +125,8 @@ class Socket:
             self.send(b"", WSMsgType.PING)
 
     def _check_silence(self) -> None:
+        if self._paused:
+            self.heard()
         limits = self._limits
         silence = self._loop.time() - self._heard_at
         due = self._heard_at + limits.ping_interval

@@ -341,6 +341,20 @@ async def test_flood_is_stopped_at_its_source() -> None:
         flooder.transport.abort()
 
 
+async def test_client_that_is_slowed_down_is_not_taken_for_gone() -> None:
+    limits = Limits(
+        message_burst=1, message_rate=SLOW, probe_timeout=0.1, ping_interval=0.1, ping_timeout=0.1
+    )
+    async with serve(limits) as server, client(server.url, "a") as slowed:
+        await send(slowed, "OFFER", dst="a")
+        await send(slowed, "OFFER", dst="a")
+        assert (await receive(slowed))["src"] == "a"
+        assert await hears_nothing(slowed)
+        async with connect(socket_url(server.url, id="a", token="other")) as other:
+            assert (await receive(other))["type"] == "ID-TAKEN"
+        slowed.transport.abort()
+
+
 async def test_proxied() -> None:
     async def status(server: Server, forwarded: str | None) -> int:
         return (await get(server.url, **({"X-Forwarded-For": forwarded} if forwarded else {})))[0]

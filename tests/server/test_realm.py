@@ -106,6 +106,22 @@ def test_each_sender_has_the_whole_time() -> None:
     assert realm.held == 0
 
 
+def test_held_messages_keep_their_order_across_senders() -> None:
+    realm = make()
+    realm.attach(1, "a", "t", 0.0)
+    realm.attach(2, "b", "t", 0.0)
+    for n, link in enumerate((1, 2, 2, 1, 2)):
+        realm.receive(link, message("CANDIDATE", "x", n), 0.0)
+    effects = plain(realm.attach(3, "x", "t", 1.0))[1:]
+    assert [(held["src"], held["payload"]) for _, held in effects] == [
+        ("a", 0),
+        ("b", 1),
+        ("b", 2),
+        ("a", 3),
+        ("b", 4),
+    ]
+
+
 def test_expiry_reaches_a_sender_that_has_come_back() -> None:
     realm = make()
     realm.attach(1, "a", "t", 0.0)
