@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import ifaddr
 from aioice import Candidate, Connection, stun, turn
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol, TransportPolicy
+from aioice.ice import CandidatePair, StunProtocol, TransportPolicy
 
 from peercli.options import IceServer
 
@@ -96,7 +96,7 @@ class Agent(Connection):
         key = self.remote_password.encode()
         while True:
             await asyncio.sleep(CONSENT_INTERVAL * (0.8 + 0.4 * random.random()))
-            pair = self._nominated.get(1)
+            pair = self.selected
             if pair is None:
                 continue
             try:
@@ -117,6 +117,20 @@ class Agent(Connection):
         for candidate in self._remote_candidates:
             self._pair_remote_candidate(candidate)
         self.sort_check_list()
+
+    tap: Callable[[bytes], None] | None = None
+    """Where datagrams of DTLS go instead of to `recv`, if anywhere."""
+
+    def data_received(self, data: bytes, component: int) -> None:
+        if self.tap is not None and 19 < data[0] < 64:  # RFC 7983 §7
+            self.tap(data)
+        else:
+            super().data_received(data, component)
+
+    @property
+    def selected(self) -> CandidatePair | None:
+        """The pair that carries data; ICE may select another at any time."""
+        return self._nominated.get(1)
 
     @property
     def hosts(self) -> list[StunProtocol]:

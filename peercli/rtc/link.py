@@ -12,18 +12,16 @@ from aioice import Candidate
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
-    RTCDataChannel,
-    RTCDtlsTransport,
     RTCIceTransport,
     RTCIceTransportPolicy,
-    RTCPeerConnection,
     RTCSessionDescription,
 )
 from aiortc.sdp import candidate_from_sdp
 
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
 from peercli.options import IceServer
-from peercli.rtc.channel import Channel, StockChannel
+from peercli.rtc.channel import Channel
+from peercli.rtc.datapath import PeerConnection
 from peercli.rtc.ice import Agent, gather_from_servers
 
 __all__ = ["Link", "Route", "Trickle"]
@@ -61,19 +59,6 @@ class Route:
         return "relay" in (self.local_type, self.remote_type)
 
 
-class _PeerConnection(RTCPeerConnection):
-    """aiortc's, with our ICE agent under it."""
-
-    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
-        dtls: RTCDtlsTransport = super()._RTCPeerConnection__createDtlsTransport()  # type: ignore[misc]
-        Agent.adopt(dtls.transport._connection)
-        return dtls
-
-
-if not hasattr(RTCPeerConnection, "_RTCPeerConnection__createDtlsTransport"):
-    raise ImportError("aiortc has changed: RTCPeerConnection.__createDtlsTransport is gone")
-
-
 class Link:
     """A connection in the making, then in use, then ended.
 
@@ -94,10 +79,12 @@ class Link:
         self._relay = relay
         self._on_candidate = on_candidate
         policy = RTCIceTransportPolicy.RELAY if relay else RTCIceTransportPolicy.ALL
-        self._pc = _PeerConnection(
+        self._pc = PeerConnection(
             RTCConfiguration(
                 iceServers=[], iceTransportPolicy=policy, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE
-            )
+            ),
+            on_channel=self._adopt,
+            on_end=self.end,
         )
         loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +98,6 @@ class Link:
         self._remote_candidates = 0
         self._closing: asyncio.Task[None] | None = None
         self._pc.on("connectionstatechange", self._state_changed)
-        self._pc.on("datachannel", self._channel_came)
 
     # Negotiation ------------------------------------------------------------------------------
 
@@ -121,7 +107,7 @@ class Link:
         Raises:
             NegotiationFailed: there is not one local address to offer.
         """
-        self._adopt(self._pc.createDataChannel(label, ordered=ordered))
+        self._adopt(self._pc.open_channel(label, ordered=ordered))
         return await self._describe()
 
     async def answer(self, sdp: str) -> str:
@@ -245,7 +231,7 @@ class Link:
     @property
     def route(self) -> Route | None:
         """How the packets go, once there is a path."""
-        if self._pc.sctp is None or (pair := self._agent._nominated.get(1)) is None:
+        if self._pc.sctp is None or (pair := self._agent.selected) is None:
             return None
         return Route(
             _address(*pair.local_addr),
@@ -307,12 +293,9 @@ class Link:
         elif state == "closed":
             self.end(ConnectionClosed("the far side closed the connection"))
 
-    def _channel_came(self, channel: RTCDataChannel) -> None:
+    def _adopt(self, channel: Channel) -> None:
         if not self._channel.done():  # one channel a connection; PeerJS knows no more
-            self._adopt(channel)
-
-    def _adopt(self, channel: RTCDataChannel) -> None:
-        self._channel.set_result(StockChannel(channel))
+            self._channel.set_result(channel)
 
     def end(self, error: PeerError) -> None:
         """Mark the link as ended, for `error`; `close` then frees it."""
