@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.brokers import BROKERS, BrokerFactory
 from tests.interop.browsers import BROWSERS, Browser, Browsers, Page
 
 
@@ -28,3 +29,9 @@ def page(browser: Browser) -> Iterator[Page]:
     """A fresh page, with stock PeerJS and no peer yet."""
     with browser.open() as page:
         yield page
+
+
+@pytest.fixture(params=list(BROKERS))
+def broker(request: pytest.FixtureRequest) -> BrokerFactory:
+    """A broker to start: the real PeerServer, and again ours."""
+    return BROKERS[request.param]

@@ -10,14 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-__all__ = ["CASES", "SERIALIZATIONS", "Case", "counted", "data", "differences", "large", "sendable"]
+__all__ = [
+    "CASES",
+    "SERIALIZATIONS",
+    "Case",
+    "counted",
+    "data",
+    "differences",
+    "from_python",
+    "in_python",
+    "large",
+    "same",
+    "sendable",
+    "special",
+]
 
 SERIALIZATIONS = ("binary", "binary-utf8", "json", "raw", "MsgPack")
+
+LARGE = 65_536  # bytes; page.js tells more of them, and longer strings, by length and digest
 
 NEVER: Final = object()
 """In the place of what arrives: stock PeerJS throws when it sends this, or cannot read it."""
@@ -39,7 +56,7 @@ def large(type: str, content: bytes) -> dict[str, Any]:
 
 
 def counted(length: int) -> bytes:
-    """What `{"$": "Uint8Array", "count": length}` sends: 0, 1, 2, … of four bytes; no piece is like another."""
+    """What `{"$": "Uint8Array", "count": length}` sends: 0, 1, 2, … in four bytes each, all pieces unlike."""
     return b"".join(number.to_bytes(4, "big") for number in range((length + 3) // 4))[:length]
 
 
@@ -51,11 +68,13 @@ class Case:
         name: what it shows.
         sent: the value, tagged.
         arrives: by serialization, what a stock page gets of it, where that is something else; or NEVER.
+        misread: it is sent well, and only the page that gets it reads something else.
     """
 
     name: str
     sent: Any
     arrives: dict[str, Any] = field(default_factory=dict)
+    misread: bool = False
 
     def after(self, serialization: str) -> Any:
         """What a stock page gets over a connection of that serialization, or NEVER."""
@@ -97,10 +116,10 @@ CASES = (
     Case("number past 2^53", 0x0FFFFFFFFFFFFFFF, dict.fromkeys(("binary", "json", "MsgPack"), 1 << 60)),
     # PeerJS's BinaryPack takes 2^63 for the last of the signed numbers.
     Case("number 2^63", 1 << 63, {"binary": -(1 << 63)}),
-    # PeerJS's BinaryPack writes 64-bit negative integers by a division that rounds.
-    Case("number -(2^53-1)", -(1 << 53) + 1, {"binary": -(1 << 53)}),
-    Case("number -2^31-1", -(1 << 31) - 1, {"binary": -(1 << 31)}),
-    # PeerJS's BinaryPack reads every float64 as if its exponent were neither the lowest nor the highest.
+    # PeerJS's BinaryPack reads 64-bit negative numbers to a multiple of 2048.
+    Case("number -(2^53-1)", -(1 << 53) + 1, {"binary": -(1 << 53)}, misread=True),
+    Case("number -2^31-1", -(1 << 31) - 1, {"binary": -(1 << 31)}, misread=True),
+    # PeerJS's BinaryPack writes this one as something else altogether.
     Case("smallest number", 5e-324, {"binary": -1.596672247627776e293}),
     Case("NaN", [special("NaN")], {"binary": NEVER, "json": [None]}),
     Case("Infinity", [special("Infinity")], {"binary": NEVER, "json": [None]}),
@@ -162,14 +181,44 @@ def sendable(serialization: str) -> list[Case]:
     return [case for case in cases if serialization != "raw" or case.is_flat]
 
 
-def differences(cases: Sequence[Case], received: Sequence[Any], serialization: str) -> list[str]:
+def differences(cases: Sequence[Case], expected: Iterable[Any], received: Iterable[Any]) -> list[str]:
     """A line for each case that did not arrive as it should."""
-    wrong = (
-        f"{case.name}: {short(case.sent)} arrived as {short(value)}, not {short(case.after(serialization))}"
-        for case, value in zip(cases, received, strict=True)
-        if not same(value, case.after(serialization))
-    )
-    return list(wrong)
+    return [
+        f"{case.name}: {short(case.sent)} arrived as {short(got)}, not {short(should)}"
+        for case, should, got in zip(cases, expected, received, strict=True)
+        if not same(should, got)
+    ]
+
+
+def from_python(value: Any) -> Any:
+    """A Python value, tagged; bytes are of type `bytes`."""
+    if isinstance(value, bytes):
+        return large("bytes", value) if len(value) > LARGE else data("bytes", value)
+    if isinstance(value, str):
+        return large("string", value.encode()) if len(value.encode()) > LARGE else value
+    if isinstance(value, datetime):
+        return {"$": "Date", "value": value.timestamp() * 1000}
+    if isinstance(value, list):
+        return [from_python(item) for item in value]
+    if isinstance(value, dict):
+        return {key: from_python(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return special({math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN"))
+    return value
+
+
+def in_python(case: Case, serialization: str) -> Any:
+    """What Python gets of a case, as `from_python` tells it: there, all bytes are `bytes`."""
+    return _with_bytes(case.sent if case.misread else case.after(serialization))
+
+
+def _with_bytes(tagged: Any) -> Any:
+    if isinstance(tagged, list):
+        return [_with_bytes(item) for item in tagged]
+    if isinstance(tagged, dict):
+        found = {key: _with_bytes(item) for key, item in tagged.items()}
+        return found | {"$": "bytes"} if tagged.get("$") in {"ArrayBuffer", "Uint8Array"} else found
+    return tagged
 
 
 def same(one: Any, other: Any) -> bool:

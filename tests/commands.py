@@ -1,0 +1,142 @@
+"""peercli as a shell runs it: a process, its three streams, and its exit code.
+
+    async with peercli("listen", "--server", url, "--id", "shell") as listen:
+        await listen.says("Listening as shell")
+        assert await listen.line() == "hello"
+
+Every wait is bounded, and fails with what the process said. Leaving the block ends the process (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+__all__ = ["Command", "peercli"]
+
+WITHIN = 30.0  # s; for any one thing that a process is to do
+MAX_LINE = 1 << 24  # bytes of a line on stdout
+
+
+class Command:
+    """A running peercli."""
+
+    def __init__(self, name: str, process: Process) -> None:
+        self.process = process
+        self.stderr = ""
+        """What it has said on stderr so far."""
+        self._name = name
+        self._heard = asyncio.Event()
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        assert self.process.stderr
+        while piece := await self.process.stderr.read(65_536):
+            self.stderr += piece.decode(errors="replace")
+            self._heard.set()
+        self._heard.set()
+
+    async def says(self, text: str) -> None:
+        """Wait until it has said `text` on stderr."""
+        try:
+            async with asyncio.timeout(WITHIN):
+                while text not in self.stderr and not self._listening.done():
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            pass
+        if text not in self.stderr:
+            raise self._failure(f"did not say {text!r}")
+
+    async def line(self) -> str:
+        """The next line of stdout, without its end."""
+        assert self.process.stdout
+        try:
+            async with asyncio.timeout(WITHIN):
+                line = await self.process.stdout.readline()
+        except TimeoutError:
+            raise self._failure("printed nothing more") from None
+        if not line.endswith(b"\n"):
+            raise self._failure(f"ended its stdout with {line!r}")
+        return line.decode().removesuffix("\n")
+
+    async def output(self) -> bytes:
+        """The rest of stdout, to its end."""
+        assert self.process.stdout
+        try:
+            async with asyncio.timeout(WITHIN):
+                return await self.process.stdout.read()
+        except TimeoutError:
+            raise self._failure("did not end its stdout") from None
+
+    async def write(self, data: str | bytes) -> None:
+        """Write to its stdin, and wait until it has gone into the pipe."""
+        assert self.process.stdin
+        self.process.stdin.write(data.encode() if isinstance(data, str) else data)
+        await self.process.stdin.drain()
+
+    def end_input(self) -> None:
+        """Close its stdin."""
+        assert self.process.stdin
+        self.process.stdin.close()
+
+    async def exit_code(self) -> int:
+        """Its exit code, once it has ended."""
+        try:
+            async with asyncio.timeout(WITHIN):
+                code = await self.process.wait()
+                await self._listening
+                return code
+        except TimeoutError:
+            raise self._failure("did not end") from None
+
+    async def close(self) -> None:
+        """End it, if it runs, and free what it held."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.terminate()
+        try:
+            async with asyncio.timeout(WITHIN):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+            raise self._failure("did not end on SIGTERM") from None
+        finally:
+            await self._listening
+
+    def _failure(self, what: str) -> AssertionError:
+        return AssertionError(f"{self._name} {what}; its stderr:\n{self.stderr or '(nothing)'}")
+
+
+@asynccontextmanager
+async def peercli(*arguments: str, **environment: str) -> AsyncIterator[Command]:
+    """Start `peercli ARGUMENTS`, with pipes for its streams.
+
+    Args:
+        environment: added to this process's own, without what would configure peercli.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PEERCLI_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "peercli",
+        *arguments,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=inherited | environment,
+        limit=MAX_LINE,
+    )
+    command = Command(f"peercli {' '.join(arguments)}", process)
+    try:
+        yield command
+    except BaseException:
+        print(f"stderr of peercli {' '.join(arguments)}:\n{command.stderr or '(nothing)'}")
+        raise
+    finally:
+        await command.close()
