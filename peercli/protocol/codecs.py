@@ -124,14 +124,11 @@ class JsonCodec:
     def _dump(self, value: Any) -> bytes:
         check_shape(value)
         try:
-            text = json.dumps(
-                value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_other
-            )
+            text = _JSON.encode(value)
         except (TypeError, ValueError) as error:
             raise UsageError(f"this value cannot be sent as JSON: {error}") from None
-        encoded = text.encode(
-            "utf-8", "backslashreplace"
-        )  # only lone surrogates are: \ud800, as in JavaScript
+        # UTF-8 lacks only lone surrogates. JSON.stringify writes one as \ud800, and so does this.
+        encoded = text.encode("utf-8", "backslashreplace")
         if len(encoded) >= CHUNK_SIZE:
             raise MessageTooBig(
                 f"a JSON message must stay under {CHUNK_SIZE} bytes", hint="use the binary serialization"
@@ -186,9 +183,7 @@ class MsgPackCodec:
 
     def encode(self, value: Any) -> Iterable[bytes]:
         _check_not_close(value)
-        return self._cut(messagepack.pack(value))
-
-    def _cut(self, packed: bytes) -> Iterable[bytes]:
+        packed = messagepack.pack(value)
         return (packed[at : at + STREAM_PIECE] for at in range(0, len(packed), STREAM_PIECE))
 
     def decode(self, wire: bytes | str) -> list[Any]:
