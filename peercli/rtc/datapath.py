@@ -214,8 +214,12 @@ class AssociationChannel(Channel):
             raise self._end
 
     async def flush(self) -> None:
-        while self._end is None and not self._transport.is_flushed(self):
-            await self._wait()
+        self._transport.flushing.add(self)
+        try:
+            while self._end is None and not self._transport.is_flushed(self):
+                await self._wait()
+        finally:
+            self._transport.flushing.discard(self)
         if self._end is not None:
             raise self._end
 
@@ -270,6 +274,7 @@ class SctpTransport:
         self._opening: list[AssociationChannel] = []
         self._channels: dict[int, AssociationChannel] = {}
         self._over = False
+        self.flushing: set[AssociationChannel] = set()  # those who wait for `is_flushed`
         dtls._register_data_receiver(self)
 
     # For RTCPeerConnection --------------------------------------------------------------------
@@ -420,6 +425,9 @@ class SctpTransport:
             self._soon()
         for event in association.events():
             self._handle(event)
+        for channel in self.flushing:
+            if self.is_flushed(channel):
+                channel._news.set()
         self._set_timer(association)
 
     def _set_timer(self, association: Association) -> None:
