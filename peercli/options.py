@@ -16,7 +16,6 @@ __all__ = [
     "DEFAULT_ICE_SERVERS",
     "Broker",
     "IceServer",
-    "PeerOptions",
     "check_id",
     "parse_broker",
     "parse_ice_server",
@@ -78,7 +77,8 @@ class Broker:
 
     def api_url(self, method: str) -> str:
         """The address of an HTTP call: `peers` or `id` (peerjs `lib/api.ts`)."""
-        return f"http{'s' * self.secure}://{self._authority}{self.path}{quote(self.key)}/{method}"
+        key = quote(self.key, safe="")
+        return f"http{'s' * self.secure}://{self._authority}{self.path}{key}/{method}"
 
     def socket_url(self, peer_id: str, token: str, version: str) -> str:
         """The address of the signalling socket (peerjs `lib/socket.ts`)."""
@@ -99,16 +99,31 @@ def parse_broker(text: str) -> Broker:
     """
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise UsageError(f"the server address {text!r} cannot be read: {error}") from None
-    secure = url.scheme in {"https", "wss"}
-    if not host or url.scheme not in {"http", "https", "ws", "wss"} or url.username or url.fragment:
-        raise UsageError(f"the server address {text!r} cannot be read", hint="write http://host:port/path")
-    key = parse_qs(url.query).get("key", ["peerjs"])[0]
-    return Broker(
-        host, port or (443 if secure else 80), f"/{url.path.strip('/')}/".replace("//", "/"), key, secure
-    )
+        secure = {"http": False, "ws": False, "https": True, "wss": True}[url.scheme]
+        port = url.port if url.port is not None else 443 if secure else 80
+        query = parse_qs(url.query, strict_parsing=True) if url.query else {}
+        if not text.isprintable() or "@" in url.netloc or url.fragment or not query.keys() <= {"key"}:
+            raise ValueError
+        path = quote("/".join(["", *filter(None, url.path.split("/")), ""]), safe="/%")
+        return Broker(_host(url.hostname or ""), _port(port), path, query.get("key", ["peerjs"])[0], secure)
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"the server address {text!r} cannot be read", hint="write http://host:port/path?key=…"
+        ) from None
+
+
+def _host(text: str) -> str:
+    """`text`, if a resolver can be asked for it; raises ValueError."""
+    text.encode("idna")  # refuses what getaddrinfo would: an empty label, or one of more than 63 bytes
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError
+    return text
+
+
+def _port(port: int) -> int:
+    if not 0 < port < 65536:
+        raise ValueError
+    return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,8 @@ _ICE_URL = re.compile(
     r"(?P<scheme>stuns?|turns?):(?://)?"
     r"(?:(?P<username>[^:@]*):(?P<password>.*)@)?"
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@?/\s]+)(?::(?P<port>\d{1,5}))?"
-    r"(?:\?transport=(?P<transport>udp|tcp))?"
+    r"(?:\?transport=(?P<transport>udp|tcp))?",
+    re.ASCII,
 )
 
 
@@ -155,46 +171,27 @@ def parse_ice_server(text: str) -> IceServer:
     Raises:
         UsageError: it is no such address.
     """
+    shown = re.sub(r":.*@", ":…@", text, flags=re.DOTALL)  # without the password
     match = _ICE_URL.fullmatch(text)
-    if match is None:
+    try:
+        if match is None:
+            raise ValueError
+        scheme: Literal["stun", "stuns", "turn", "turns"] = match["scheme"]  # type: ignore[assignment]
+        is_turn, is_tls = scheme.startswith("turn"), scheme.endswith("s")
+        host = _host(match["host"].strip("[]"))
+        port = _port(int(match["port"] or (5349 if is_tls else 3478)))
+    except ValueError:
         raise UsageError(
-            f"the ICE server {_without_password(text)!r} cannot be read",
+            f"the ICE server {shown!r} cannot be read",
             hint="write stun:host[:port] or turn:user:password@host[:port]",
-        )
-    scheme: Literal["stun", "stuns", "turn", "turns"] = match["scheme"]  # type: ignore[assignment]
-    is_turn, is_tls = scheme.startswith("turn"), scheme.endswith("s")
-    port = int(match["port"] or (5349 if is_tls else 3478))
-    if not 0 < port < 65536:
-        raise UsageError(f"the ICE server {_without_password(text)!r} has no port {port}")
+        ) from None
     if is_turn and match["username"] is None:
         raise UsageError(
-            f"the TURN server {text!r} needs a user and a password", hint="write turn:user:password@host"
+            f"the TURN server {shown!r} needs a user and a password", hint="write turn:user:password@host"
         )
-    transport: Literal["udp", "tcp"] = match["transport"] or ("tcp" if is_tls else "udp")  # type: ignore[assignment]
+    transport: Literal["udp", "tcp"] = match["transport"] or ("tcp" if scheme == "turns" else "udp")  # type: ignore[assignment]
+    if match["transport"] and (not is_turn or (is_tls and transport == "udp")):
+        raise UsageError(f"the ICE server {shown!r} cannot be reached over {transport}")
     return IceServer(
-        scheme,
-        match["host"].strip("[]"),
-        port,
-        transport,
-        unquote(match["username"] or ""),
-        unquote(match["password"] or ""),
+        scheme, host, port, transport, unquote(match["username"] or ""), unquote(match["password"] or "")
     )
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r":[^:@]*@", ":…@", text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerOptions:
-    """Everything a `Peer` may be told, with PeerJS's defaults (peerjs `lib/peer.ts`, `PeerOptions`)."""
-
-    id: str = field(default_factory=random_id)
-    token: str = field(default_factory=random_token, repr=False)
-    broker: Broker = DEFAULT_BROKER
-    ice_servers: tuple[IceServer, ...] = DEFAULT_ICE_SERVERS
-    relay: bool = False
-    """Only through TURN (W3C's `iceTransportPolicy: "relay"`)."""
-
-    def __post_init__(self) -> None:
-        check_id(self.id)
