@@ -30,7 +30,8 @@ __all__ = ["MAX_OUTSTANDING_CHUNKS", "RTO_INITIAL", "RTO_MAX", "RTO_MIN", "Round
 RTO_INITIAL = 1.0
 RTO_MIN = 0.2
 """Seconds added to the smoothed round trip at the least: the far side may delay a SACK that long."""
-RTO_MAX = 60.0
+RTO_MAX = 10.0
+"""Seconds; RFC 9260 suggests 60, after which nobody is watching any more."""
 MAX_OUTSTANDING_CHUNKS = 60_000
 """A SACK cannot tell of more than 65,535 chunks."""
 MAX_BLOCKS_PROCESSED = 2_000
@@ -42,6 +43,8 @@ MAX_REORDER_STEPS = 16
 REORDER_MEMORY_ROUNDS = 64
 """Round trips without a needless retransmission after which the tolerance for reordering shrinks."""
 
+MAX_TAIL_PROBES = 2
+"""Probes in a row, the second of what is oldest, before a timeout."""
 PROBE_DELAY_MIN = 0.01
 """Seconds of patience beyond two round trips before a tail is deemed lost: hosts are busy."""
 
@@ -236,6 +239,7 @@ class Sender:
         self.backoff = 0  # retransmission timeouts in a row
         self._timer: float | None = None
         self._timer_probes = False  # the timer is for a tail probe, not for a timeout
+        self._probes = 0  # since something was acknowledged
         self._probe_due = False
         self._timeout_due = False
         self._probed_tsn = 0
@@ -339,7 +343,7 @@ class Sender:
         if budget > 0 and self.queue:
             budget = self._send_new(packets, limit, budget, now)
         if self._probe_due and self.bytes_sent == before:
-            self._repeat_last(packets)
+            self._repeat(packets)
         self._probe_due = self._timeout_due = False
         packets.flush()
 
@@ -515,13 +519,16 @@ class Sender:
         self._peer_room -= size
         self.bytes_sent += size
 
-    def _repeat_last(self, packets: _Packets) -> None:
-        """Send the last chunk once more, so that its SACK shows what is missing before it (RFC 8985 section 7)."""
-        if self.next_tsn > self._top:
+    def _repeat(self, packets: _Packets) -> None:
+        """Send the last chunk once more, so that its SACK shows what is missing before it (RFC 8985 section 7);
+        the first one, if that was of no use."""
+        if self._probes > 1:
+            tsn = self.cum + 1
+        elif self.next_tsn > self._top:
             tsn = self.next_tsn - 1
         else:
             tsn = max((m.tsn for m in self._missing.values() if m.state is _State.WAITING), default=0)
-        if tsn and tsn not in self._abandoned:
+        if self.cum < tsn < self.next_tsn and tsn not in self._abandoned:
             self._probed_tsn = tsn
             packets.add(self._log[tsn - self.cum - 1])
             self.retransmits += 1
@@ -551,7 +558,7 @@ class Sender:
         self.peer_window = window
         self._peer_room = window - self.outstanding
         if batch.acked != acked:
-            self.backoff = 0
+            self.backoff = self._probes = 0
             self._start_timer(now)
         elif was_closed and window >= self._size and self.outstanding and self.backoff:
             # The window has opened: what was sent to probe it may have been dropped.
@@ -670,8 +677,9 @@ class Sender:
             self._rack_sent_at = newest.sent_at
             self._rack_rtt = now - newest.sent_at
         rtt = None
-        if batch.fresh is not None:
-            rtt = now - batch.fresh.sent_at
+        if newest is not None and newest is batch.fresh:
+            # With something sent again delivered after it, the SACK may be the answer to that, and late for this.
+            rtt = now - newest.sent_at
             self.rtt.sample(rtt, now)
         self._detect_losses(now)
         self._batch = _Batch()
@@ -800,8 +808,8 @@ class Sender:
         rto = min(self.rtt.rto * 2**self.backoff, RTO_MAX)
         srtt = self.rtt.srtt
         if srtt is not None and not self.backoff and self.in_flight and self.peer_window >= self._size:
-            delay = max(2 * srtt, srtt + 4 * self.rtt.var) + PROBE_DELAY_MIN
-            if delay < rto:
+            delay = (max(2 * srtt, srtt + 4 * self.rtt.var) + PROBE_DELAY_MIN) * 2**self._probes
+            if delay < rto and self._probes < MAX_TAIL_PROBES:
                 self._timer_probes = True
                 self._timer = now + delay
                 return
@@ -817,8 +825,8 @@ class Sender:
         if self._timer is None or now < self._timer:
             return False
         if self._timer_probes:
-            self._timer_probes = False
-            self._timer = now + self.rtt.rto
+            self._probes += 1
+            self._start_timer(now)
             self._probe_due = self._forward_due = True
             return False
         self.backoff += 1
