@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from peercli.errors import ProtocolError
+from peercli.protocol.values import shape_fault
 
 __all__ = [
     "MAX_MESSAGE_LENGTH",
@@ -31,8 +32,10 @@ __all__ = [
     "encode",
 ]
 
-MAX_MESSAGE_LENGTH = 1 << 20  # characters of JSON; an offer with many tracks is some 10 KB
-MAX_ID_LENGTH = 1024  # of a peer or a connection
+MAX_MESSAGE_LENGTH = 1 << 20  # bytes of JSON; an offer with many tracks is some 10 KB
+MAX_ID_LENGTH = 1024  # characters, of a peer or a connection
+MAX_LABEL_LENGTH = 65_535  # as much as a data channel can tell (RFC 8832 §5.1)
+MAX_CANDIDATE_LENGTH = 1024  # characters; they are kept by the hundred, and some 150 are usual
 
 Kind = Literal["data", "media"]
 
@@ -167,7 +170,8 @@ def _dump(kind: str, peer: str, payload: dict[str, Any] | None) -> str:
     message: dict[str, Any] = {"type": kind, "dst": peer}
     if payload is not None:
         message["payload"] = {key: value for key, value in payload.items() if value is not None}
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+    # In ASCII, so that a lone surrogate, which a peer's connectionId may hold, can be sent back.
+    return json.dumps(message, separators=(",", ":"))
 
 
 def decode(text: str | bytes) -> BrokerMessage | None:
@@ -177,17 +181,17 @@ def decode(text: str | bytes) -> BrokerMessage | None:
         ProtocolError: it is too long, no JSON object, or a known type without what it needs.
     """
     if len(text) > MAX_MESSAGE_LENGTH:
-        raise ProtocolError(f"the broker sent a message of {len(text)} characters")
+        raise ProtocolError(f"the broker sent a message of length {len(text)}")
     try:
-        message = json.loads(text)
+        message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ProtocolError("the broker sent a message that is not JSON") from None
     if not isinstance(message, dict):
         raise ProtocolError("the broker sent a message that is not an object")
     peer = message.get("src")
     payload = message.get("payload")
-    if not isinstance(payload, dict):
-        payload = {}
+    # JavaScript's null stands for what is left out.
+    payload = {k: v for k, v in payload.items() if v is not None} if isinstance(payload, dict) else {}
     match message.get("type"):
         case "OPEN":
             return Open()
@@ -215,10 +219,10 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 _id(payload.get("connectionId"), "connectionId"),
                 _kind(payload),
                 _sdp(payload),
-                payload.get("metadata"),
-                _text(payload.get("label", ""), "label"),
+                _metadata(payload),
+                _text(payload.get("label", ""), "label", MAX_LABEL_LENGTH),
                 bool(payload.get("reliable")),
-                _text(payload.get("serialization", "binary"), "serialization"),
+                _text(payload.get("serialization", "binary"), "serialization", MAX_ID_LENGTH),
             )
         case "ANSWER":
             connection_id = _id(payload.get("connectionId"), "connectionId")
@@ -233,30 +237,42 @@ def _candidate(peer: str, payload: dict[str, Any]) -> Candidate:
     candidate = payload.get("candidate")
     if not isinstance(candidate, dict):
         raise ProtocolError("a candidate came without its address")
-    mid, index = candidate.get("sdpMid"), candidate.get("sdpMLineIndex")
-    fragment = candidate.get("usernameFragment")
+    index = candidate.get("sdpMLineIndex")
     return Candidate(
         peer,
         _id(payload.get("connectionId"), "connectionId"),
         _kind(payload),
-        _text(candidate.get("candidate"), "candidate"),
-        mid if isinstance(mid, str) else None,
+        _text(candidate.get("candidate"), "candidate", MAX_CANDIDATE_LENGTH),
+        _optional(candidate.get("sdpMid"), "sdpMid"),
         index if isinstance(index, int) and not isinstance(index, bool) else None,
-        fragment if isinstance(fragment, str) else None,
+        _optional(candidate.get("usernameFragment"), "usernameFragment"),
     )
 
 
-def _text(value: object, name: str) -> str:
+def _text(value: object, name: str, limit: int) -> str:
     if not isinstance(value, str):
         raise ProtocolError(f"the broker sent a {name} that is not text")
+    if len(value) > limit:
+        raise ProtocolError(f"the broker sent a {name} of {len(value)} characters")
     return value
 
 
+def _optional(value: object, name: str) -> str | None:
+    return _text(value, name, MAX_ID_LENGTH) if isinstance(value, str) else None
+
+
 def _id(value: object, name: str) -> str:
-    text = _text(value, name)
-    if not 0 < len(text) <= MAX_ID_LENGTH:
-        raise ProtocolError(f"the broker sent a {name} of {len(text)} characters")
+    text = _text(value, name, MAX_ID_LENGTH)
+    if not text or not text.isprintable():  # it will be shown, logged, perhaps become a file's name
+        raise ProtocolError(f"the broker sent a {name} that no peer has: {text[:40]!r}")
     return text
+
+
+def _metadata(payload: dict[str, Any]) -> Any:
+    metadata = payload.get("metadata")
+    if fault := shape_fault(metadata):
+        raise ProtocolError(f"the metadata of a connection cannot be read: {fault}")
+    return metadata
 
 
 def _kind(payload: dict[str, Any]) -> Kind:
@@ -265,12 +281,16 @@ def _kind(payload: dict[str, Any]) -> Kind:
             return "data"
         case "media":
             return "media"
-        case other:
-            raise ProtocolError(f"a connection of unknown type {str(other)[:40]!r} was proposed")
+        case _:
+            raise ProtocolError("a connection that is neither for data nor for media")
 
 
 def _sdp(payload: dict[str, Any]) -> str:
     description = payload.get("sdp")
     if not isinstance(description, dict):
         raise ProtocolError("a session description is missing")
-    return _text(description.get("sdp"), "session description")
+    return _text(description.get("sdp"), "session description", MAX_MESSAGE_LENGTH)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
