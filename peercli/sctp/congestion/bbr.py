@@ -6,8 +6,7 @@ After draft-ietf-ccwg-bbr (BBRv3), whose names are used throughout. It measures 
 - Loss is judged by rounds: what a round lost against what it delivered, not by counters in each packet.
 - Loss that slowing down does not cure (`ambient_loss`) is the path's own and is tolerated beside LOSS_THRESH.
 - Up to that, loss does not lower the short-term bounds either.
-- A path is never deemed shorter than HOST_LATENCY, and not paced below LOCAL_RTT: there the two hosts'
-  schedulers are the delay, and timers are coarser than the path.
+- A path is never deemed shorter than LOCAL_RTT, and not paced below it: timers are no finer than that.
 - A round trip as short as `min_rtt` postpones PROBE_RTT: the queue was seen empty, so none need be drained.
 """
 
@@ -36,16 +35,19 @@ EXTRA_ACKED_FILTER_ROUNDS = 5  # two windows of it: the draft's 10
 MIN_RTT_FILTER_LEN = 10.0
 PROBE_RTT_INTERVAL = 5.0
 PROBE_RTT_DURATION = 0.2
-PROBE_WAIT_BASE = 2.0
+PROBE_WAIT = 1.0  # and up to a second more; the draft's 2 s let a late flow wait too long for its share
+PROBE_WAIT_MIN_RTTS = 10
 PROBE_WAIT_ROUNDS = 63
 
 EMPTY_QUEUE_RTT = 1 + 1 / 32
 """A round trip of up to this many `min_rtt` saw no queue."""
-MAX_AMBIENT_LOSS = 0.10
+MAX_AMBIENT_LOSS = 0.15
 AMBIENT_LOSS_GAIN = 1 / 8
-HOST_LATENCY = 0.005
-"""Seconds that a busy host's scheduler, not the path, may hold a packet or its acknowledgement."""
 LOCAL_RTT = 0.001
+"""Seconds below which the hosts' schedulers, not the path, are the delay."""
+STANDING_QUEUE_RTT = 2.0
+"""A round without a round trip below this many `min_rtt` had a queue all the time."""
+COLLAPSED_BW = 0.5
 
 
 class State(Enum):
@@ -94,9 +96,9 @@ class Bbr:
         self.inflight_longterm = math.inf
 
         self._max_bw_filter = [0.0, 0.0]  # the previous and the current PROBE_BW cycle
-        self._min_rtt_stamp = 0.0
+        self._min_rtt_stamp = math.inf
         self._probe_rtt_min_delay = math.inf
-        self._probe_rtt_min_stamp = 0.0
+        self._probe_rtt_min_stamp = math.inf
         self._probe_rtt_expired = False
         self._probe_rtt_done_stamp = 0.0
         self._probe_rtt_round_done = False
@@ -106,9 +108,12 @@ class Bbr:
         self._round_delivered = 0
         self._round_lost = 0
         self._round_bw = 0.0
+        self._round_min_rtt = math.inf
         self._bw_latest = 0.0
         self._inflight_latest = 0  # delivered by the last whole round: what was in flight, less what was lost
         self._cwnd_limited = False
+        self._round_cwnd_limited = False
+        self._queue_stands = False
 
         self.full_bw_reached = False
         self._full_bw = 0.0
@@ -137,7 +142,7 @@ class Bbr:
 
     def on_sent(self, now: float, nbytes: int, in_flight: int) -> None:
         if in_flight + self.mtu > self.cwnd:
-            self._cwnd_limited = True
+            self._cwnd_limited = self._round_cwnd_limited = True
         if in_flight == nbytes and self._app_limited:  # HandleRestartFromIdle
             self._idle_restart = True
             self._extra_acked_start = now
@@ -153,6 +158,8 @@ class Bbr:
         round_start = rtt is not None and now - rtt >= self._round_began
         self._app_limited = sample.app_limited
         self._round_delivered += sample.acked
+        if rtt is not None and rtt < self._round_min_rtt:
+            self._round_min_rtt = rtt
         if sample.delivery_rate is not None:
             self._update_max_bw(sample.delivery_rate)
         self._update_ack_aggregation(now, sample.acked)
@@ -171,7 +178,7 @@ class Bbr:
         self._round_lost += lost_bytes
         if self._is_bw_probe_sample:
             volume = max(self._inflight_latest, self._round_delivered + self._round_lost)
-            if self._round_lost > self._tolerated_loss() * volume:
+            if self._round_lost > self._tolerated_loss(volume):
                 self._handle_inflight_too_high(now)
 
     def on_timeout(self, now: float, in_flight: int) -> None:
@@ -186,12 +193,15 @@ class Bbr:
         self._inflight_latest = max(self._inflight_latest, self._round_delivered)
         self._round_delivered = self._round_lost = 0
         self._bw_latest, self._round_bw = self._round_bw, 0.0
-        self._cwnd_limited = False
+        self._round_min_rtt = math.inf
+        self._cwnd_limited, self._round_cwnd_limited = self._round_cwnd_limited, False
 
     def _end_round(self, now: float) -> None:
         """A packet sent in this round was acknowledged: judge what the round delivered and lost."""
         lost, volume = self._round_lost, self._round_delivered + self._round_lost
-        lossy = lost > self._tolerated_loss() * volume
+        lossy = lost > self._tolerated_loss(volume)
+        queue_stood = self._queue_stands
+        self._queue_stands = self._round_min_rtt > STANDING_QUEUE_RTT * max(self.min_rtt, LOCAL_RTT)
         self._inflight_latest = self._round_delivered
         self._rounds_since_probe += 1
         self._advance_extra_acked_filter()
@@ -199,14 +209,18 @@ class Bbr:
         if self.state not in PROBING:
             if lossy:
                 self._adapt_lower_bounds()
+            if queue_stood and self._queue_stands and not self._app_limited:
+                self._check_collapse()
             loss_rate = min(lost / volume, MAX_AMBIENT_LOSS) if volume else 0.0
             self.ambient_loss += AMBIENT_LOSS_GAIN * (loss_rate - self.ambient_loss)
         if not lossy and self._inflight_latest > self.inflight_longterm:
             self.inflight_longterm = self._inflight_latest
         self._start_round(now)
 
-    def _tolerated_loss(self) -> float:
-        return LOSS_THRESH + self.ambient_loss
+    def _tolerated_loss(self, volume: int) -> float:
+        """Bytes that a round of `volume` may lose: the rate tolerated, and one deviation for chance."""
+        expected = (LOSS_THRESH + self.ambient_loss) * volume
+        return expected + math.sqrt(expected * self.mtu)
 
     def _check_full_bw(self, lossy: bool) -> None:
         """Look for a plateau: rounds in which sending faster did not deliver faster."""
@@ -232,8 +246,15 @@ class Bbr:
         """Loss while not probing: follow what still gets through, by at most BETA a round."""
         bw = self.max_bw if self.bw_shortterm == math.inf else self.bw_shortterm
         inflight = self.cwnd if self.inflight_shortterm == math.inf else self.inflight_shortterm
-        self.bw_shortterm = max(self._round_bw, BETA * bw)
-        self.inflight_shortterm = max(self._inflight_latest, BETA * inflight)
+        self.bw_shortterm = max(self._round_bw / (1 - self.ambient_loss), BETA * bw)
+        self.inflight_shortterm = max(self._inflight_latest / (1 - self.ambient_loss), BETA * inflight)
+
+    def _check_collapse(self) -> None:
+        """The path was busy all through two rounds: if it delivered so little, its rate has fallen."""
+        bw = max(self._bw_latest, self._round_bw)
+        if 0 < bw < COLLAPSED_BW * self.max_bw:
+            self._max_bw_filter[1] = bw
+            self._advance_max_bw_filter()
 
     def _reset_shortterm(self) -> None:
         self.bw_shortterm = self.inflight_shortterm = math.inf
@@ -284,14 +305,14 @@ class Bbr:
         if rtt < self._probe_rtt_min_delay or self._probe_rtt_expired:
             self._probe_rtt_min_delay = rtt
             self._probe_rtt_min_stamp = now
-        elif rtt <= self._probe_rtt_min_delay * EMPTY_QUEUE_RTT:
+        elif rtt <= self.min_rtt * EMPTY_QUEUE_RTT:
             self._probe_rtt_min_stamp = now
         if self._probe_rtt_min_delay <= self.min_rtt or now > self._min_rtt_stamp + MIN_RTT_FILTER_LEN:
             self.min_rtt = self._probe_rtt_min_delay
             self._min_rtt_stamp = self._probe_rtt_min_stamp
 
     def _bdp(self) -> float:
-        return self.bw * max(self.min_rtt, HOST_LATENCY) if self.min_rtt < math.inf else self.cwnd
+        return self.bw * max(self.min_rtt, LOCAL_RTT) if self.min_rtt < math.inf else self.cwnd
 
     def _inflight(self, gain: float) -> float:
         return max(gain * self._bdp(), MIN_PIPE_PACKETS * self.mtu)
@@ -338,7 +359,7 @@ class Bbr:
         self._enter(State.PROBE_BW_DOWN)
         self._probe_stopping = True
         self._rounds_since_probe = self._rng.randint(0, 1)
-        self._probe_wait = PROBE_WAIT_BASE + self._rng.random()
+        self._probe_wait = max(PROBE_WAIT + self._rng.random(), PROBE_WAIT_MIN_RTTS * self.min_rtt)
         self._cycle_stamp = now
         self._start_round(now)
 
@@ -363,16 +384,16 @@ class Bbr:
         self._reset_full_bw(self._bw_latest)
 
     def _probe_up(self, sample: AckSample, round_start: bool) -> None:
+        saturated = self._full_bw_now or (round_start and self._queue_stands)
         if self._prev_probe_too_high and sample.in_flight >= self.inflight_longterm:
             self._prev_probe_precautionary = True
-        elif self._cwnd_limited and self.cwnd + self.mtu > self.inflight_longterm:
-            # inflight_longterm, not the path, is the limit: raise it by 1, 2, 4… packets a round.
-            self._reset_full_bw(self._bw_latest)
-            self.inflight_longterm += sample.acked * self._probe_up_slope / self.cwnd
-            if round_start:
-                self._probe_up_slope *= 2
-            return
-        elif not self._full_bw_now:
+        elif not saturated:
+            if self._cwnd_limited and self.cwnd + self.mtu > self.inflight_longterm:
+                # inflight_longterm, not the path, is the limit: raise it by 1, 2, 4… packets a round.
+                self._reset_full_bw(self._bw_latest)
+                self.inflight_longterm += sample.acked * self._probe_up_slope / self.cwnd
+                if round_start:
+                    self._probe_up_slope *= 2
             return
         self._prev_probe_too_high = False
         self._start_probe_bw_down(sample.now)
@@ -441,7 +462,8 @@ class Bbr:
     def _set_cwnd(self, acked: int, round_start: bool) -> None:
         if self._timed_out and round_start:  # what was sent since the timeout arrives
             self._timed_out = False
-            self._restore_cwnd()
+            if self.pacing_rate < math.inf:
+                self._restore_cwnd()
         max_inflight = self._inflight(self.cwnd_gain) + self.extra_acked
         cwnd: float = self.cwnd
         if self.full_bw_reached:
