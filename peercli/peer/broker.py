@@ -7,11 +7,11 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from peercli import __version__
 from peercli.errors import NetworkError, PeerError, ProtocolError, ServerError, SocketClosed, SslUnavailable
 from peercli.options import Broker
 from peercli.protocol import signaling
@@ -38,7 +38,7 @@ class BrokerSocket:
 
     def __init__(self, broker: Broker, peer_id: str, token: str, on_event: Callable[[Event], None]) -> None:
         self._broker = broker
-        self._url = broker.socket_url(peer_id, token, version("peercli"))
+        self._url = broker.socket_url(peer_id, token, __version__)
         self._on_event = on_event
         self._signaling = Signaling(peer_id, chance=random.random)
         self._loop = asyncio.get_running_loop()
@@ -114,7 +114,7 @@ class BrokerSocket:
             ping_timeout=PING_INTERVAL,
             close_timeout=CLOSE_TIMEOUT,
             max_size=MAX_MESSAGE_LENGTH,
-            user_agent_header=f"peercli/{version('peercli')}",
+            user_agent_header=f"peercli/{__version__}",
         ) as socket:
             self._perform(self._signaling.socket_opened(self._loop.time()))
             writer = asyncio.create_task(self._write(socket, outbox))
