@@ -453,7 +453,11 @@ class SctpTransport:
                 end += 1
             if end < len(packets) and len(packets[end]) < size:
                 end += 1  # GSO takes a shorter one at the end
-            records = self._session.seal(packets[start:end])
+            try:
+                records = self._session.seal(packets[start:end])
+            except SSL.Error:
+                self._end(ConnectionLost("the encrypted session with the peer has failed"))
+                return
             # What else OpenSSL had to say would stand before them, and is rare enough to go out alone.
             overhead = (len(records) - sum(map(len, packets[start:end]))) // (end - start)
             self._transmit(records, size + overhead)

@@ -122,6 +122,8 @@ class Agent(Connection):
     """Where datagrams of DTLS go instead of to `recv`, if anywhere."""
 
     def data_received(self, data: bytes, component: int) -> None:
+        if not data:
+            return  # aiortc would stumble over it
         if self.tap is not None and 19 < data[0] < 64:  # RFC 7983 §7
             self.tap(data)
         else:
