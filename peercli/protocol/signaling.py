@@ -9,8 +9,8 @@ capped exponential backoff and jitter, and holds what is to be sent until the id
     IDLE       connect                    DIALING    Dial
     DIALING    socket_opened              GREETING   (a heartbeat, when the id was ours before)
     DIALING    socket_lost                WAITING*   Lost
-    GREETING   OPEN                       OPEN       Opened, what was held back
-    GREETING   time: reattach grace       OPEN       Opened (PeerServer 1.0.2 says nothing here)
+    GREETING   OPEN                       OPEN       what was held back, Opened
+    GREETING   time: reattach grace       OPEN       the same (PeerServer 1.0.2 says nothing here)
     GREETING   time: no greeting          WAITING*   Hangup, Lost
     OPEN       time: heartbeat            OPEN       Transmit
     OPEN       socket_lost                WAITING    Lost
@@ -19,6 +19,8 @@ capped exponential backoff and jitter, and holds what is to be sent until the id
     any        ERROR                      WAITING*   Hangup, Lost
     any        disconnect                 IDLE       Hangup
     * IDLE and Failed instead, as long as the id has never been ours.
+
+IDLE holds nothing back: what is said there, or was held when it came to that, is dropped.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from peercli.errors import (
     UnavailableID,
 )
 from peercli.protocol import messages
-from peercli.protocol.messages import BrokerMessage
+from peercli.protocol.messages import BrokerMessage, PeerMessage
 
 __all__ = [
     "Action",
@@ -136,7 +138,7 @@ class Signaling:
         self._attempt = 0
         self._opened_at = 0.0
         self._deadline: float | None = None
-        self._held: deque[str] = deque(maxlen=MAX_HELD)
+        self._held: deque[BrokerMessage] = deque(maxlen=MAX_HELD)
 
     def deadline(self) -> float | None:
         """When `tick` is due; None if only an event can change anything."""
@@ -180,7 +182,7 @@ class Signaling:
         if self.state not in (State.GREETING, State.OPEN):
             return []
         match messages.decode(text):
-            case None | messages.Heartbeat():
+            case None:
                 return []
             case messages.Open():
                 return self._open(now) if self.state is State.GREETING else []
@@ -202,14 +204,24 @@ class Signaling:
                 return [Received(message)]
 
     def send(self, message: BrokerMessage) -> list[Action]:
-        """Send now, or as soon as the id is ours (again)."""
+        """Send now, or as soon as the id is ours (again).
+
+        Raises:
+            ProtocolError: the message is too long for a broker.
+        """
         text = messages.encode(message)
         if len(text) > messages.MAX_MESSAGE_LENGTH:
             raise ProtocolError(f"a message of {len(text)} characters is too long for a broker")
         if self.state is State.OPEN:
             return [Transmit(text)]
-        self._held.append(text)
+        if self.state is not State.IDLE:
+            self._held.append(message)
         return []
+
+    def forget(self, connection_id: str) -> None:
+        """Drop what is held back for a connection that has ended meanwhile: nobody shall answer it."""
+        kept = [message for message in self._held if _connection_of(message) != connection_id]
+        self._held = deque(kept, MAX_HELD)
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due by now."""
@@ -235,16 +247,16 @@ class Signaling:
         self.state = State.OPEN
         self._opened_at = now
         self._deadline = now + HEARTBEAT_INTERVAL
-        held = [Transmit(text) for text in self._held]
+        held = [Transmit(messages.encode(message)) for message in self._held]
         self._held.clear()
-        return [Opened(again), *held]
+        return [*held, Opened(again)]  # in this order: who hears Opened may have more to say
 
     def _lost(self, error: PeerError, now: float) -> list[Action]:
         if not self.ever_open:
             return self._rest(Failed(error))
         if self.state is State.OPEN and now - self._opened_at >= STEADY:
             self._attempt = 0
-        delay = min(FIRST_DELAY * 2.0**self._attempt, MAX_DELAY)
+        delay = min(FIRST_DELAY * 2.0 ** min(self._attempt, 16), MAX_DELAY)  # a float ends at 2 ** 1024
         delay *= 1 - JITTER * self._chance()
         self._attempt += 1
         self.state = State.WAITING
@@ -254,4 +266,9 @@ class Signaling:
     def _rest(self, *actions: Action) -> list[Action]:
         self.state = State.IDLE
         self._deadline = None
+        self._held.clear()
         return list(actions)
+
+
+def _connection_of(message: BrokerMessage) -> str | None:
+    return message.connection_id if isinstance(message, PeerMessage) else None
