@@ -1,0 +1,173 @@
+"""The house's rules: who may import whom, what is pure, and that every module says what it offers."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import peercli
+
+ROOT = Path(peercli.__file__).parent
+
+# Each part of the house, and the parts it may know. Importing runs one way: downwards.
+_FLOOR = {"errors"}
+_GROUND = _FLOOR | {"options", "protocol", "sctp"}
+MAY_KNOW: dict[str, set[str]] = {
+    "errors": set(),
+    "options": _FLOOR,
+    "protocol": _FLOOR,
+    "sctp": _FLOOR,
+    "rtc": _GROUND,
+    "peer": _GROUND | {"rtc"},
+    "server": _GROUND,
+    "services": _GROUND | {"peer", "server"},
+    "cli": _GROUND | {"peer", "server", "services"},
+    "__main__": {"cli"},
+    "__init__": _GROUND | {"peer", "server"},
+}
+ONLY_IN: dict[str, str] = {
+    "aiortc": "rtc",
+    "aioice": "rtc",
+    "av": "rtc",
+    "typer": "cli",
+    "click": "cli",
+    "rich": "cli",
+    "prompt_toolkit": "cli",
+    "websockets": "peer",
+    "aiohttp": "server",
+}
+PURE = ("protocol", "sctp", "server/realm.py")
+IMPURE_MODULES = {
+    "asyncio",
+    "logging",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+}
+IMPURE_NAMES = {"print", "open", "input", "breakpoint"}
+IMPURE_METHODS = {"now", "utcnow", "today"}  # of datetime and date
+
+MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports_of(path: Path, tree: ast.Module) -> Iterator[str]:
+    """The full name of everything imported anywhere in a module, for type checking or not."""
+    package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [base])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def test_every_part_has_its_place() -> None:
+    assert {part_of(path) for path in MODULES} == set(MAY_KNOW)
+
+
+@each_module
+def test_imports_run_one_way(path: Path) -> None:
+    part = part_of(path)
+    for name in imports_of(path, TREES[path]):
+        top, _, rest = name.partition(".")
+        if top != "peercli" or rest in ("", "__version__"):
+            continue
+        known = rest.partition(".")[0]
+        assert known == part or known in MAY_KNOW[part], f"{part} must not know {name}"
+
+
+@each_module
+def test_libraries_stay_in_their_part(path: Path) -> None:
+    for name in imports_of(path, TREES[path]):
+        home = ONLY_IN.get(name.partition(".")[0])
+        assert home in (None, part_of(path)), f"{name} belongs to {home}"
+
+
+PURE_MODULES = [path for path in MODULES if path.relative_to(ROOT).as_posix().startswith(PURE)]
+
+
+@pytest.mark.parametrize("path", PURE_MODULES, ids=name_of)
+def test_the_pure_parts_know_no_world(path: Path) -> None:
+    tree = TREES[path]
+    for name in imports_of(path, tree):
+        assert name.partition(".")[0] not in IMPURE_MODULES, f"{name} in a pure module"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func
+            assert not (isinstance(called, ast.Name) and called.id in IMPURE_NAMES), ast.unparse(node)
+            assert not (
+                isinstance(called, ast.Attribute)
+                and called.attr in IMPURE_METHODS
+                and ast.unparse(called.value) in ("datetime", "date", "datetime.datetime", "datetime.date")
+            ), ast.unparse(node)
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), f"{path.name}:{node.lineno} is async"
+
+
+# The others have nothing to offer: a program, and packages with a docstring alone.
+OFFERING = [path for path in MODULES if path.name != "__main__.py" and len(TREES[path].body) > 1]
+
+
+@pytest.mark.parametrize("path", OFFERING, ids=name_of)
+def test_every_module_says_what_it_offers(path: Path) -> None:
+    module = importlib.import_module(name_of(path))
+    offered = module.__all__
+    assert len(offered) == len(set(offered)), "a name is offered twice"
+    assert [name for name in offered if not hasattr(module, name)] == []
+
+
+@each_module
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(TREES[path]), f"{name_of(path)} has no docstring"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import peercli",
+        "import peercli.cli.app",
+        "import sys; sys.argv = ['peercli', '--help']; import peercli.cli.run as r; r.main()",
+        "import sys; sys.argv = ['peercli', 'connect', '--help']; import peercli.cli.run as r; r.main()",
+    ],
+)
+def test_start_up_imports_nothing_heavy(program: str) -> None:
+    script = f"""
+import json, sys
+try:
+    {program}
+except SystemExit:
+    pass
+heavy = ("aiortc", "aioice", "av", "websockets", "aiohttp", "OpenSSL", "cryptography", "google_crc32c")
+print(); print(json.dumps(sorted(set(heavy) & set(sys.modules))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == []
