@@ -129,6 +129,7 @@ class Receiver:
         self.messages: list[tuple[int, int, bytes]] = []
         """Complete messages in order of delivery: (stream, PPID, data). The association takes them out."""
         self._next_number: dict[int, int] = {}  # stream -> SSN or MID to be delivered next
+        self._first_unordered: dict[int, int] = {}  # I-DATA: stream -> MID before which all were given up
         self._ready: dict[int, dict[int, tuple[int, bytes]]] = {}  # stream -> complete, but not yet due
         # The message that the last TSN in order belonged to, if it goes on. It is in none of the two below.
         self._current: _Partial | None = None
@@ -389,7 +390,7 @@ class Receiver:
         name = (key, flags & _UNORDERED)
         partial = self._partials.get(name)
         if partial is None:
-            if not flags & _UNORDERED and self._is_past(*IDATA_KEY.unpack(key)):
+            if self._is_past(flags & _UNORDERED, *IDATA_KEY.unpack(key)):
                 self.held -= IDATA_HEADER.size + len(payload)
                 return None
             if len(self._partials) >= MAX_PARTIAL_MESSAGES:
@@ -417,8 +418,11 @@ class Receiver:
         self._complete(partial)
         return None
 
-    def _is_past(self, stream: int, number: int) -> bool:
-        behind = (self._next_number.get(stream, 0) - number) & self._number_mask
+    def _is_past(self, unordered: int, stream: int, number: int) -> bool:
+        following = (self._first_unordered if unordered else self._next_number).get(stream)
+        if following is None:
+            following = number if unordered else 0
+        behind = (following - number) & self._number_mask
         return 0 < behind <= self._number_mask >> 1
 
     def _release(self, partial: _Partial) -> None:
@@ -440,7 +444,7 @@ class Receiver:
             self._next_number[stream] = (number + 1) & self._number_mask
             if stream in self._ready:
                 self._deliver_ready(stream)
-        elif self._is_past(stream, number) or number in self._ready.get(stream, ()):
+        elif self._is_past(0, stream, number) or number in self._ready.get(stream, ()):
             self.held -= len(data) + MESSAGE_OVERHEAD
         else:
             self._ready.setdefault(stream, {})[number] = (partial.ppid, data)
@@ -491,7 +495,10 @@ class Receiver:
                 ):
                     del self._partials[name]
                     self._release(partial)
-        if unordered or self._is_past(stream, number):
+        if self._is_past(unordered, stream, number):
+            return
+        if unordered:
+            self._first_unordered[stream] = (number + 1) & mask
             return
         ready = self._ready.get(stream)
         if ready:
@@ -508,6 +515,7 @@ class Receiver:
     def reset(self, stream: int) -> None:
         """The far side starts the stream's numbers over (RFC 6525 section 5.2.2)."""
         self._next_number.pop(stream, None)
+        self._first_unordered.pop(stream, None)
         self._current = None if self.interleaving else self._current
         for name in [name for name in self._partials if IDATA_KEY.unpack(name[0])[0] == stream]:
             self._release(self._partials.pop(name))

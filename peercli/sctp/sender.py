@@ -137,6 +137,7 @@ class _Batch:
     lost: int = 0
     newest: Flight | None = None
     fresh: Flight | None = None  # the newest of those that were sent but once
+    ambiguous: bool = False  # a SACK that answers something sent again may be late for the rest
     lost_sent_at: float = 0.0
 
 
@@ -551,6 +552,7 @@ class Sender:
         if blocks:
             self._acknowledge_blocks(blocks, now)
         for tsn in duplicates:
+            batch.ambiguous = True
             if tsn != self._probed_tsn & _MASK:
                 self._note_needless(now)
                 break
@@ -591,7 +593,9 @@ class Sender:
             for tsn in range(start, end):
                 self._limited.pop(tsn, None)
         if self._abandoned:
-            self._abandoned = {tsn for tsn in self._abandoned if tsn >= end}
+            abandoned = {tsn for tsn in self._abandoned if tsn >= end}
+            batch.ambiguous = batch.ambiguous or len(abandoned) < len(self._abandoned)
+            self._abandoned = abandoned
             self._skipped = [message for message in self._skipped if message.end_tsn > end]
         if self._sacked and self._sacked.starts[0] == end:
             self._forget_reneged()
@@ -677,8 +681,7 @@ class Sender:
             self._rack_sent_at = newest.sent_at
             self._rack_rtt = now - newest.sent_at
         rtt = None
-        if newest is not None and newest is batch.fresh:
-            # With something sent again delivered after it, the SACK may be the answer to that, and late for this.
+        if newest is not None and newest is batch.fresh and not batch.ambiguous:
             rtt = now - newest.sent_at
             self.rtt.sample(rtt, now)
         self._detect_losses(now)
@@ -863,7 +866,8 @@ class Sender:
             self.next_tsn = message.end_tsn = self.next_tsn + 1
             self._flights.append(Flight(self.next_tsn, now, self))
         for tsn in range(max(message.first_tsn, self.cum + 1), message.end_tsn):
-            self._abandoned.add(tsn)
+            if self._limited.get(tsn) is message:  # between them are others', if interleaved
+                self._abandoned.add(tsn)
         self._skipped.append(message)
 
     def _forward_tsn(self, now: float) -> bytes | None:
@@ -882,7 +886,8 @@ class Sender:
         self._forward_sent_at = now
         if self._timer is None:
             self._start_timer(now)
-        skipped = sorted((m for m in self._skipped if m.end_tsn <= advanced + 1), key=attrgetter("end_tsn"))
+        # Interleaved, what is skipped may be but a part of a message; the rest of it is of no use either.
+        skipped = sorted((m for m in self._skipped if m.first_tsn <= advanced), key=attrgetter("first_tsn"))
         limit = (self._size - 8) // (8 if self.queue.interleaving else 4)
         latest: dict[tuple[int, bool], int] = {}
         for message in skipped:

@@ -105,6 +105,9 @@ class Simulation:
     def flush(self, endpoint: Endpoint) -> None:
         """Do what a driver does after anything happened: send, take events, and mind the timer."""
         association = endpoint.association
+        due = association.timeout()
+        if due is not None and due <= self.now:
+            association.handle_timeout(self.now)
         self._feed(endpoint)
         for _ in range(10_000):
             packets = association.packets(self.now, 54)
@@ -133,7 +136,6 @@ class Simulation:
         if self._wakes.get(endpoint.name) != due:
             return
         del self._wakes[endpoint.name]
-        endpoint.association.handle_timeout(self.now)
         self.flush(endpoint)
 
     def _handle(self, endpoint: Endpoint, event: Event) -> None:
