@@ -260,7 +260,8 @@ class Reader:
         except FileNotFoundError:
             problem = Chunk(read.entry, problem="vanished", message="the file is gone")
         except OSError as error:
-            problem = Chunk(read.entry, problem="unreadable", message=error.strerror or "it cannot be read")
+            reason = "changed" if error.errno == errno.ELOOP else "unreadable"  # it has become a link
+            problem = Chunk(read.entry, problem=reason, message=error.strerror or "it cannot be read")
         else:
             if chunks and chunks[-1].digest:
                 self._digests[read.entry] = chunks[-1].digest
@@ -380,16 +381,21 @@ class _File:
 
     def _stretch(self, offset: int, length: int) -> tuple[int, int]:
         """How many of the next bytes are in a hole, or else how many to read before one begins."""
+        data = self._after(offset, os.SEEK_DATA)
+        if data - offset >= MIN_HOLE:
+            return min(data - offset, length), 0
+        hole = self._after(data, os.SEEK_HOLE)
+        wide = self._after(hole, os.SEEK_DATA) - hole >= MIN_HOLE
+        return 0, min(hole - offset, length) if wide else length
+
+    def _after(self, offset: int, what: int) -> int:
+        """Where data, or a hole, next begins; the size of the file when none does."""
         try:
-            data = os.lseek(self._fd, offset, os.SEEK_DATA)
-            if data > offset:
-                return (min(data - offset, length) if data - offset >= MIN_HOLE else 0), length
-            before = os.lseek(self._fd, offset, os.SEEK_HOLE) - offset
-            return 0, min(before, length) if before >= MIN_HOLE else length
+            return min(os.lseek(self._fd, offset, what), self._size)
         except OSError as error:
-            return (
-                length if error.errno == errno.ENXIO else 0
-            ), length  # no data up to the end; or no support
+            if error.errno == errno.ENXIO:
+                return self._size
+            return offset if what == os.SEEK_DATA else self._size  # a volume that cannot tell
 
     def _check(self, status: os.stat_result) -> None:
         if _identity(status) != self._source.identity:

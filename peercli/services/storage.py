@@ -494,7 +494,7 @@ class Incoming:
         return result
 
     def _place_all(self) -> Result:
-        """Syncs the content of all whole files, and names them; they are safe at the next sync of their names."""
+        """Syncs the content of all whole files and names them; their names are safe at the next sync."""
         result = Result()
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         try:
