@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import peercli
 from peercli.cli.connect import connect
@@ -15,6 +17,14 @@ from peercli.cli.pipe import pipe
 from peercli.cli.server import server
 
 __all__ = ["app"]
+
+
+class _Command(TyperCommand):
+    """A command whose usage line has `ID` for what has to be given and `[ID]` for what may be."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
 
 app = typer.Typer(
     help="PeerJS for the shell: join two machines, or a machine and a browser page, directly over WebRTC.",
@@ -33,10 +43,15 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, metavar="", help="Show the version and exit."
+        ),
     ] = False,
 ) -> None: ...
 
 
 for _command in (listen, connect, pipe, server, peers, demo):
-    app.command()(_command)
+    # Under the options, where a reader's eye ends up, is the place for the example.
+    _help, _, _example = inspect.cleandoc(_command.__doc__ or "").rpartition("\n\n")
+    app.command(cls=_Command, help=_help, epilog=_example)(_command)

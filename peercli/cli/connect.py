@@ -19,6 +19,8 @@ from peercli.cli.options import (
     TimeoutOption,
     TokenOption,
     VerboseOption,
+    at_least,
+    flag,
     make_console,
     make_peer,
     parse_metadata,
@@ -42,9 +44,17 @@ class Serialization(StrEnum):
 
 def connect(
     peer_id: Annotated[str, typer.Argument(metavar="ID", help="The peer to connect to.", show_default=False)],
-    input: Annotated[Input, typer.Option("--input", help="What a line of stdin is.")] = Input.text,
+    input: Annotated[
+        Input,
+        typer.Option("--input", metavar="KIND", help="What a line of stdin is: text, or a value in json."),
+    ] = Input.text,
     serialization: Annotated[
-        Serialization, typer.Option("--serialization", help="How values become messages.")
+        Serialization,
+        typer.Option(
+            "--serialization",
+            metavar="NAME",
+            help="How values become messages: binary, json, raw or msgpack.",
+        ),
     ] = Serialization.binary,
     label: Annotated[
         str | None,
@@ -54,14 +64,18 @@ def connect(
         str | None,
         typer.Option("--metadata", metavar="JSON", help="For the far side to see first.", show_default=False),
     ] = None,
-    unreliable: Annotated[
-        bool, typer.Option("--unreliable", help="Do not keep the order of messages.")
-    ] = False,
+    unreliable: Annotated[bool, flag("--unreliable", help="Do not keep the order of messages.")] = False,
     wait: Annotated[
         float,
-        typer.Option("--wait", metavar="SECONDS", min=0, help="Stay for replies after the end of stdin."),
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            callback=lambda seconds: at_least(0, seconds),
+            help="Stay for replies after the end of stdin.",
+            show_default="0",
+        ),
     ] = 0.0,
-    keep_open: Annotated[bool, typer.Option("-k", "--keep-open", help="Stay until the peer closes.")] = False,
+    keep_open: Annotated[bool, flag("-k", "--keep-open", help="Stay until the peer closes.")] = False,
     server: ServerOption = DEFAULT_SERVER,
     id: IdOption = None,
     token: TokenOption = None,
@@ -72,9 +86,10 @@ def connect(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Open a data connection and talk: a line in is a message out, a message in is a line out.
+    """Talk with a peer: a line in is a message out, and back.
 
-    At the end of stdin everything sent is delivered, then the connection is closed.
+    At the end of stdin everything sent is delivered, then the connection is closed. Text is printed as it
+    comes, anything else as JSON, with {"$bytes": "<base64>"} for bytes; --input json reads the same.
 
     Example: echo hello | peercli connect my-server-7 --wait 2
     """
@@ -82,18 +97,22 @@ def connect(
     async def work(console: Console) -> None:
         from peercli.cli.prompt import messages_from_stdin
         from peercli.services.chat import converse
+        from peercli.services.dial import dialled
 
         known_metadata = parse_metadata(metadata)
-        async with make_peer(server=server, id=id, token=token, ice=ice, relay=relay) as peer:
-            connection = await peer.connect(
+        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay)
+        async with (
+            dialled(
+                peer,
                 peer_id,
+                timeout=timeout,
                 label=label,
                 metadata=known_metadata,
                 serialization="MsgPack" if serialization is Serialization.msgpack else serialization.value,
                 reliable=not unreliable,
-                timeout=timeout,
-            )
-            async with messages_from_stdin(as_json=input is Input.json, console=console) as messages:
-                await converse(connection, messages, console.report, wait=None if keep_open else wait)
+            ) as connection,
+            messages_from_stdin(as_json=input is Input.json, console=console) as messages,
+        ):
+            await converse(connection, messages, console.report, wait=None if keep_open else wait)
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
+import codecs
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, Protocol
 
 from peercli.errors import PeerError
+from peercli.protocol.jsontext import to_json
 from peercli.services.events import (
     Close,
     Connection,
@@ -30,50 +30,39 @@ from peercli.services.events import (
 )
 from peercli.services.streams import FdSink, Sink
 
-__all__ = ["Console", "from_json", "printable", "to_json"]
+__all__ = ["Console", "printable"]
 
 # C0 and C1 controls but tab, and the marks that reorder text: what could drive or fool a terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
-    """`text` without anything that a terminal would obey."""
+    """`text` on one line, without anything that a terminal would obey."""
     return _CONTROL.sub("", text)
 
 
-def to_json(value: Any) -> str:
-    """JSON on one line; bytes become `{"$bytes": "<base64>"}`."""
-    return json.dumps(value, default=_plain, separators=(", ", ": "), ensure_ascii=False)
+class _TerminalSink:
+    """A terminal on stdout, which is shown no controls but the ends of lines, whoever sent the bytes."""
 
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-def _plain(value: object) -> object:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return {"$bytes": base64.b64encode(value).decode()}
-    if not value:  # UNDEFINED, which JSON has not
-        return None
-    return str(value)
+    async def write(self, data: bytes) -> None:
+        lines = self._decoder.decode(data).split("\n")
+        await self._sink.write("\n".join(map(printable, lines)).encode())
 
-
-def from_json(text: str) -> Any:
-    """The value of JSON with `{"$bytes": …}` in it.
-
-    Raises:
-        ValueError: it is no JSON, or its bytes are no base64.
-    """
-    return json.loads(text, object_hook=_bytes)
-
-
-def _bytes(value: dict[str, Any]) -> Any:
-    match value:
-        case {"$bytes": str(encoded)} if len(value) == 1:
-            return base64.b64decode(encoded, validate=True)
-        case _:
-            return value
+    async def close(self) -> None:
+        await self._sink.close()
 
 
 class _PatchedStdout:
+    """`sys.stdout`, while somebody has replaced it so that a prompt stays below what is written."""
+
     async def write(self, data: bytes) -> None:
-        sys.stdout.write(data.decode(errors="replace"))
+        sys.stdout.write(data.decode())
 
     async def close(self) -> None:
         pass
@@ -105,12 +94,16 @@ class Console:
         self._json = json
         self._payload = payload
         self.verbosity = verbosity
-        self.stdout: Sink = FdSink(1)
-        self._terminal = os.isatty(1)
+        self._stdout = FdSink(1)
+        self.stdout: Sink = _TerminalSink(self._stdout) if os.isatty(1) else self._stdout
 
     def around_prompt(self) -> None:
         """Write by way of `sys.stdout`, which somebody has replaced so that a prompt stays below."""
-        self.stdout = _PatchedStdout()
+        self.stdout = _TerminalSink(_PatchedStdout())
+
+    async def close(self) -> None:
+        """Write no more, once what is under way is written."""
+        await self._stdout.release()
 
     def status(self, text: str, *, level: int = 0) -> None:
         """A line on stderr for people; `level` 1 needs `-v`."""
@@ -128,8 +121,6 @@ class Console:
 
     async def write_line(self, text: str) -> None:
         """A line of data on stdout."""
-        if self._terminal:
-            text = printable(text)
         await self.stdout.write(text.encode(errors="replace") + b"\n")
 
     async def fail(self, error: PeerError, exit_code: int) -> None:
@@ -138,7 +129,7 @@ class Console:
             members = {"type": error.type, "message": error.message, "exit_code": exit_code}
             if error.hint:
                 members["hint"] = error.hint
-            with suppress(OSError):  # stdout is gone; the exit code still tells
+            with suppress(OSError, PeerError):  # stdout is gone; the exit code still tells
                 await self._report_json({"event": "error", **members})
             return
         self._to_stderr(f"peercli: {printable(error.message)}")
@@ -196,8 +187,10 @@ class Console:
                 self.status(f"Route: {local} to {remote}{', relayed' * relayed}", level=1)
             case Stream(peer, _, count):
                 self.status(f"{peer} sent a stream of {count} bytes", level=1)
-            case Close(peer, _, reason):
+            case Close(peer, _, reason, ""):
                 self.status(f"{peer} is gone: {reason}", level=1)
+            case Close(peer, _, _, message):
+                self.status(f"{peer} is gone: {message}")
 
     async def _report_json(self, members: dict[str, Any]) -> None:
         line = to_json(members)

@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 def demo(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
-    """Show what peercli does, on this machine alone, in seconds, with a broker of its own.
+    """Show what peercli does, on this machine alone, in seconds.
 
     Example: peercli demo
     """

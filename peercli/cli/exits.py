@@ -24,6 +24,7 @@ class Exit(IntEnum):
     STORAGE = 9
     AUTHENTICATION = 10
     TIMEOUT = 124
+    HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143

@@ -17,6 +17,8 @@ from peercli.cli.options import (
     ServerOption,
     TokenOption,
     VerboseOption,
+    at_least,
+    flag,
     make_console,
     make_peer,
 )
@@ -27,8 +29,8 @@ __all__ = ["listen"]
 
 
 def listen(
-    once: Annotated[bool, typer.Option("--once", help="Exit with the first connection's outcome.")] = False,
-    echo: Annotated[bool, typer.Option("--echo", help="Send every message back as it came.")] = False,
+    once: Annotated[bool, flag("--once", help="Exit with the first connection's outcome.")] = False,
+    echo: Annotated[bool, flag("--echo", help="Send every message back as it came.")] = False,
     exec_command: Annotated[
         str | None,
         typer.Option(
@@ -45,12 +47,16 @@ def listen(
         ),
     ] = None,
     allow_anyone: Annotated[
-        bool, typer.Option("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
+        bool, flag("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
     ] = False,
     max_peers: Annotated[
         int | None,
         typer.Option(
-            "--max-peers", metavar="N", min=1, help="Decline more than N at once.", show_default=False
+            "--max-peers",
+            metavar="N",
+            callback=lambda most: most if most is None else at_least(1, most),
+            help="Decline more than N at once.",
+            show_default=False,
         ),
     ] = None,
     server: ServerOption = DEFAULT_SERVER,
@@ -62,9 +68,10 @@ def listen(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Wait for peers: print their messages, one a line, and take their streams.
+    """Wait for peers: print their messages, take their streams.
 
-    Text is printed as it is, anything else as JSON. Stays through outages of the broker, until Ctrl-C.
+    A message is a line: text as it comes, anything else as JSON. Stays through outages of the broker,
+    until Ctrl-C.
 
     Example: peercli listen --id my-server-7 --echo
     """

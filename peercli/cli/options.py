@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 _NETWORK = "Network"
 _OUTPUT = "Output"
 
+
+def flag(*names: str, help: str, panel: str | None = None, count: bool = False) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, help=help, metavar="", rich_help_panel=panel, count=count, show_default=False)
+
+
+def at_least(least: float, value: float) -> float:
+    """The callback of an option whose number has a bound. (Typer's own would widen every help page.)"""
+    if not value >= least:
+        raise typer.BadParameter(f"{value:g} is less than {least:g}")
+    return value
+
+
 ServerOption = Annotated[
     str,
     typer.Option(
@@ -70,28 +83,22 @@ IceOption = Annotated[
         rich_help_panel=_NETWORK,
     ),
 ]
-RelayOption = Annotated[
-    bool, typer.Option("--relay", help="Connect only through TURN.", rich_help_panel=_NETWORK)
-]
+RelayOption = Annotated[bool, flag("--relay", help="Connect only through TURN.", panel=_NETWORK)]
 TimeoutOption = Annotated[
     float,
     typer.Option(
         "--timeout",
         metavar="SECONDS",
-        min=0.1,
+        callback=lambda seconds: at_least(0.1, seconds),
         help="Give up reaching the peer after this long.",
+        show_default="30",
         rich_help_panel=_NETWORK,
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line for every event.", rich_help_panel=_OUTPUT)
-]
-QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", rich_help_panel=_OUTPUT)
-]
+JsonOption = Annotated[bool, flag("--json", help="One JSON object a line for every event.", panel=_OUTPUT)]
+QuietOption = Annotated[bool, flag("-q", "--quiet", help="Say nothing but errors.", panel=_OUTPUT)]
 VerboseOption = Annotated[
-    int,
-    typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more.", rich_help_panel=_OUTPUT),
+    int, flag("-v", "--verbose", help="Say more; repeat for more.", panel=_OUTPUT, count=True)
 ]
 
 DEFAULT_SERVER = DEFAULT_BROKER.url

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AsyncExitStack
+import os
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from peercli.cli.options import (
     TimeoutOption,
     TokenOption,
     VerboseOption,
+    flag,
     make_console,
     make_peer,
 )
@@ -32,13 +32,11 @@ __all__ = ["pipe"]
 def pipe(
     peer_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="The peer to join; without, wait for one.", show_default=False),
+        typer.Argument(metavar="ID", help="The peer to join; without it, wait for one.", show_default=False),
     ] = None,
-    recv_only: Annotated[bool, typer.Option("--recv-only", help="Do not read stdin.")] = False,
-    send_only: Annotated[bool, typer.Option("--send-only", help="Do not write stdout.")] = False,
-    progress: Annotated[
-        bool, typer.Option("--progress", help="Show bytes, time and rate on stderr.")
-    ] = False,
+    recv_only: Annotated[bool, flag("--recv-only", help="Do not read stdin.")] = False,
+    send_only: Annotated[bool, flag("--send-only", help="Do not write stdout.")] = False,
+    progress: Annotated[bool, flag("--progress", help="Show bytes, time and rate on stderr.")] = False,
     server: ServerOption = DEFAULT_SERVER,
     id: IdOption = None,
     token: TokenOption = None,
@@ -49,9 +47,10 @@ def pipe(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Join stdin and stdout to a peer: every byte, both ways, until both directions have ended.
+    """Join stdin and stdout to a peer: bytes, both ways.
 
-    A slow reader slows the writer. Works against pipe, listen, listen --exec and a PeerJS page.
+    It ends when both directions have. A slow reader slows the writer. The peer may be peercli pipe, listen
+    or listen --exec, or a PeerJS page.
 
     Example: tar c folder | peercli pipe my-server-7
     """
@@ -60,25 +59,21 @@ def pipe(
         if recv_only and send_only:
             raise UsageError("--recv-only and --send-only leave nothing to do")
         from peercli.services.chat import announce, say_closed
-        from peercli.services.events import Open
-        from peercli.services.pipe import Pipe, dial_pipe
+        from peercli.services.dial import called, dialled
+        from peercli.services.pipe import PIPE, Pipe
         from peercli.services.streams import FdSource
 
-        async with AsyncExitStack() as stack:
-            peer = await stack.enter_async_context(
-                make_peer(server=server, id=id, token=token, ice=ice, relay=relay, max_connections=1)
-            )
-            if peer_id is not None:
-                connection = await dial_pipe(peer, peer_id, timeout=timeout)
-            else:
-                await console.report(Open(peer.id))
-                connection = await peer.accept()
+        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay, max_connections=1)
+        meeting = (
+            called(peer, console.report)
+            if peer_id is None
+            else dialled(peer, peer_id, timeout=timeout, **PIPE)
+        )
+        async with meeting as connection, FdSource(0) as stdin:
             await announce(connection, console.report)
-            source = FdSource(0)
-            stack.push_async_callback(source.close)
             joined = Pipe(
                 connection,
-                None if recv_only else source,
+                None if recv_only else stdin,
                 None if send_only else console.stdout,
                 on_peer_end=lambda: _say_end(console, waiting=not recv_only),
             )
@@ -90,5 +85,5 @@ def pipe(
 
 
 def _say_end(console: Console, *, waiting: bool) -> None:
-    if waiting and sys.stdin.isatty():
+    if waiting and os.isatty(0):
         console.status("The peer has sent all it had; Ctrl-D ends your side too.")

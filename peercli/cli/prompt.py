@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from peercli.cli.console import Console, from_json
+from peercli.cli.console import Console
 from peercli.errors import UsageError
-from peercli.services.streams import FdSource
+from peercli.protocol.jsontext import from_json
+from peercli.services.streams import FdSource, lines
 
 __all__ = ["messages_from_stdin"]
-
-MAX_LINE = 64 << 20  # bytes of a line of stdin that is one message
 
 
 @asynccontextmanager
@@ -23,18 +24,15 @@ async def messages_from_stdin(*, as_json: bool, console: Console) -> AsyncIterat
     Raises:
         UsageError: while iterating: a line is no JSON, where it should be, or too long.
     """
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if os.isatty(0) and os.isatty(1):
         from prompt_toolkit.patch_stdout import patch_stdout
 
         with patch_stdout():
             console.around_prompt()
             yield _parsed(_prompted(), as_json=as_json)
         return
-    source = FdSource(0)
-    try:
-        yield _parsed(_lines(source), as_json=as_json)
-    finally:
-        await source.close()
+    async with FdSource(0) as stdin:
+        yield _parsed(lines(stdin), as_json=as_json)
 
 
 async def _parsed(lines: AsyncIterator[str], *, as_json: bool) -> AsyncIterator[Any]:
@@ -43,25 +41,15 @@ async def _parsed(lines: AsyncIterator[str], *, as_json: bool) -> AsyncIterator[
         number += 1
         if not as_json:
             yield line
-            continue
-        if not line.strip():
-            continue
-        try:
-            yield from_json(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"line {number} of stdin is not JSON: {error}") from None
+        elif line.strip():
+            yield _value(line, number)
 
 
-async def _lines(source: FdSource) -> AsyncIterator[str]:
-    rest = b""
-    while data := await source.read():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace")
-        if len(rest) > MAX_LINE:
-            raise UsageError(f"a line of more than {MAX_LINE >> 20} MiB", hint="peercli pipe sends bytes")
-    if rest:
-        yield rest.decode(errors="replace")
+def _value(line: str, number: int) -> Any:
+    try:
+        return from_json(line)
+    except ValueError as error:
+        raise UsageError(f"line {number} of stdin is not JSON: {error}") from None
 
 
 async def _prompted() -> AsyncIterator[str]:
@@ -70,6 +58,10 @@ async def _prompted() -> AsyncIterator[str]:
     session: PromptSession[str] = PromptSession()
     while True:
         try:
-            yield await session.prompt_async("> ")
+            # SIGINT is ours to handle; left to it, prompt_toolkit would take it and not give it back.
+            yield await session.prompt_async("> ", handle_sigint=False)
         except EOFError:
             return
+        except KeyboardInterrupt:  # the key, which is no signal while a prompt reads the terminal
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()

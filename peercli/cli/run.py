@@ -9,38 +9,93 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import typer
 
 from peercli.cli.console import Console
 from peercli.cli.exits import Exit, exit_for
-from peercli.errors import PeerError
+from peercli.errors import PeerError, UsageError
 
 __all__ = ["main", "run"]
 
-_SIGNALS = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+_SIGNALS = {
+    signal.SIGINT: Exit.INTERRUPTED,
+    signal.SIGTERM: Exit.TERMINATED,
+    signal.SIGHUP: Exit.HUNG_UP,
+}
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The `peercli` command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to say goodbye to
+    _fill_closed_descriptors()
     from peercli.cli.app import app
 
-    app(prog_name="peercli")
+    code = _invoke(app)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = Exit.BROKEN_PIPE
+    # Not sys.exit, which would wait for threads: one may sit in a DNS lookup for a minute.
+    os._exit(code)
+
+
+def _invoke(app: typer.Typer) -> int:
+    """Parse, run, and say what was wrong with the command line, as everything is said: in one line."""
+    try:
+        code = app(prog_name="peercli", standalone_mode=False)
+    except BrokenPipeError:
+        return Exit.BROKEN_PIPE
+    except Exception as error:
+        # A usage error, whichever class it has in the version of typer that is installed.
+        explain, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+        if explain is None:
+            raise
+        message: str = explain().rstrip(".")
+        usage = UsageError(
+            message[:1].lower() + message[1:],
+            hint=f"{context.command_path if context else 'peercli'} --help tells what there is",
+        )
+        console = Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
+        asyncio.run(console.fail(usage, Exit.USAGE))
+        return Exit.USAGE
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _fill_closed_descriptors() -> None:
+    """Open what `<&-` and the like left closed: else the first socket would be taken for stdin.
+
+    A closed stdin is an empty one; what is written to a closed stdout fails, as it does everywhere.
+    """
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest free number, which is `fd`
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def run(work: Callable[[Console], Awaitable[None]], console: Console) -> None:
     """Run a command's work to its end, and leave with the exit code that tells how it went.
 
-    SIGINT and SIGTERM cancel the work, which then says goodbye to its peers; a second one does not wait.
+    SIGINT, SIGTERM and SIGHUP cancel the work, which then says goodbye to its peers; a second one does
+    not wait for that.
 
     Raises:
         typer.Exit: always, unless the code is 0.
     """
     _log(console.verbosity)
-    code = asyncio.run(_supervise(work, console))
-    if code is Exit.BROKEN_PIPE:
-        # Whatever Python still wants to flush to stdout at exit shall not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    loop = asyncio.new_event_loop()
+    try:
+        code = loop.run_until_complete(_supervise(work, console))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()  # which leaves Python's own handler of SIGINT behind, the one that prints a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if code:
         raise typer.Exit(code)
 
@@ -57,16 +112,17 @@ async def _supervise(work: Callable[[Console], Awaitable[None]], console: Consol
         task.cancel()
 
     for number, code in _SIGNALS.items():
-        loop.add_signal_handler(number, interrupt, code)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, interrupt, code)
     try:
         await task
     except asyncio.CancelledError:
         return received[0] if received else Exit.FAULT
     except Exception as error:  # noqa: BLE001  the one place where everything ends
-        return await _explain(error, console)
+        return received[0] if received else await _explain(error, console)
     finally:
-        await console.stdout.close()
-    return Exit.DONE
+        await console.close()
+    return received[0] if received else Exit.DONE
 
 
 async def _explain(error: Exception, console: Console) -> Exit:
@@ -79,7 +135,7 @@ async def _explain(error: Exception, console: Console) -> Exit:
         case PeerError():
             await console.fail(error, code)
         case OSError():
-            await console.fail(PeerError(str(error)), code)
+            await console.fail(PeerError(error.strerror or str(error)), code)
         case _:
             what = f"{type(error).__name__}: {error}"
             await console.fail(PeerError(f"a fault of peercli's own: {what}", hint="-vv shows where"), code)
@@ -87,5 +143,5 @@ async def _explain(error: Exception, console: Console) -> Exit:
 
 
 def _log(verbosity: int) -> None:
-    level = logging.DEBUG if verbosity >= 3 else logging.INFO if verbosity == 2 else logging.ERROR
+    level = {2: logging.INFO, 3: logging.DEBUG}.get(min(verbosity, 3), logging.CRITICAL)
     logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")

@@ -9,38 +9,50 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.options import JsonOption, QuietOption, VerboseOption, flag, make_console
 from peercli.cli.run import run
 
 __all__ = ["server"]
 
 
 def server(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 for a free one.")] = 9000,
-    path: Annotated[str, typer.Option("--path", help="Where on the server.")] = "/",
-    key: Annotated[str, typer.Option("--key", help="The API key that clients name.")] = "peerjs",
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", help="Port to listen on; 0 for a free one.")
+    ] = 9000,
+    path: Annotated[str, typer.Option("--path", metavar="PATH", help="Prefix of its addresses.")] = "/",
+    key: Annotated[
+        str, typer.Option("--key", metavar="TEXT", help="The API key that clients name.")
+    ] = "peerjs",
     expire_timeout: Annotated[
         float,
-        typer.Option("--expire-timeout", metavar="SECONDS", help="Hold messages for an absent peer so long."),
+        typer.Option(
+            "--expire-timeout",
+            metavar="SECONDS",
+            help="Hold messages for an absent peer this long.",
+            show_default="5",
+        ),
     ] = 5.0,
     alive_timeout: Annotated[
         float,
-        typer.Option("--alive-timeout", metavar="SECONDS", help="Free the id of a client silent so long."),
+        typer.Option(
+            "--alive-timeout",
+            metavar="SECONDS",
+            help="Free the id of a client that is silent this long.",
+            show_default="60",
+        ),
     ] = 60.0,
     concurrent_limit: Annotated[
-        int, typer.Option("--concurrent-limit", metavar="N", help="Clients at once.")
+        int, typer.Option("--concurrent-limit", metavar="N", help="Clients at once, at most.")
     ] = 5000,
-    allow_discovery: Annotated[
-        bool, typer.Option("--allow-discovery", help="Let anybody list the ids.")
-    ] = False,
+    allow_discovery: Annotated[bool, flag("--allow-discovery", help="Let anybody list the ids.")] = False,
     cors: Annotated[
         list[str] | None,
         typer.Option(
             "--cors",
             metavar="ORIGIN",
             help="Let only pages from here call; repeat for more.",
-            show_default=False,
+            show_default="every page",
         ),
     ] = None,
     tls_cert: Annotated[
@@ -52,13 +64,13 @@ def server(
         typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.", show_default=False),
     ] = None,
     proxied: Annotated[
-        bool, typer.Option("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
+        bool, flag("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
     ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Run a broker that PeerJS pages and peercli find one another through.
+    """Run a broker, through which peercli and PeerJS pages meet.
 
     Example: peercli server --host 0.0.0.0 --port 9000
     """
@@ -84,6 +96,6 @@ def server(
         )
         async with Server(options) as broker:
             await console.report(Serving(broker.url))
-            await asyncio.Event().wait()
+            await broker.serve_until(asyncio.Event())
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose))

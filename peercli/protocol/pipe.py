@@ -5,7 +5,7 @@ metadata: `{"peercli": {"service": "pipe", "version": 1}}`. Binary messages are 
 order. Text messages are JSON objects that control it; unknown members and unknown types are ignored.
 
 `{"type": "hello", "version": 1, "window": W, "receives": true}`
-    The first message of each side. The far side may send W bytes beyond what was acknowledged;
+    The first message of each side. The other may send W bytes beyond what was acknowledged;
     `receives: false` says that nothing is wanted at all.
 `{"type": "ack", "bytes": N}`
     N bytes, counted from the start, have been taken by the reader. A sender stops at N + W, so a slow
@@ -14,14 +14,19 @@ order. Text messages are JSON objects that control it; unknown members and unkno
     each W/4 bytes, and at the end.
 `{"type": "end", "bytes": N}`
     The stream from this side is complete, after N bytes. The other direction goes on.
+`{"type": "stop"}`
+    This side's reader has seen enough, and all is well. The other side ends its stream where it is; what
+    is on its way is acknowledged as if it had been read.
 `{"type": "abort", "reason": R}`
     This side gives up; the connection closes.
 
 When both directions have ended and all is acknowledged, either side closes the connection.
 
-A far side that says no hello within three seconds, or begins with anything else, is taken for a plain
-PeerJS page: it gets the bytes at the pace of the network, whatever it sends is the stream, and the end of
-one direction closes the connection.
+A peer that says nothing within three seconds, or begins with anything but a hello, is taken for a plain
+PeerJS page; so is one that connects without that metadata, and it is not said hello to either. A plain
+page gets the bytes at the pace of the network; what it sends, text or bytes, is the stream; and the end of
+one direction closes the connection. (Except where the side that was called has nothing to send: then the
+page decides.) A hello that comes late is still good, if no more was sent than its window allows.
 """
 
 from __future__ import annotations
@@ -45,8 +50,10 @@ __all__ = [
     "Hello",
     "Receiver",
     "Sender",
+    "Stop",
     "decode",
     "encode",
+    "greeting",
     "is_pipe",
 ]
 
@@ -85,11 +92,16 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     reason: str
 
 
-Control = Hello | Ack | End | Abort
+Control = Hello | Ack | End | Stop | Abort
 
 
 def encode(control: Control) -> str:
@@ -99,6 +111,8 @@ def encode(control: Control) -> str:
             fields: dict[str, Any] = {"version": VERSION, "window": window, "receives": receives}
         case Ack(count) | End(count):
             fields = {"bytes": count}
+        case Stop():
+            fields = {}
         case Abort(reason):
             fields = {"reason": reason}
     return json.dumps({"type": type(control).__name__.lower(), **fields})
@@ -119,15 +133,15 @@ def decode(text: str) -> Control | None:
         raise ProtocolError("a control message that is not JSON") from None
     match message:
         case {"type": "hello", "version": version} if version != VERSION:
-            raise ProtocolError(
-                f"the far side speaks version {str(version)[:20]} of the pipe protocol, not 1"
-            )
+            raise ProtocolError(f"the peer speaks version {str(version)[:20]} of the pipe protocol, not 1")
         case {"type": "hello", "version": _, "window": window}:
             return Hello(_count(window), message.get("receives", True) is not False)
         case {"type": "ack", "bytes": count}:
             return Ack(_count(count))
         case {"type": "end", "bytes": count}:
             return End(_count(count))
+        case {"type": "stop"}:
+            return Stop()
         case {"type": "abort"}:
             return Abort(str(message.get("reason", "no reason given"))[:200])
         case {"type": "hello" | "ack" | "end"}:
@@ -142,6 +156,26 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
         raise ProtocolError("a control message whose number is none")
     return value
+
+
+def greeting(message: object) -> Hello | None:
+    """The hello in a peer's first message; None if it says something else, as a plain page does.
+
+    Raises:
+        ProtocolError: a hello of another version, or without its window.
+    """
+    if not isinstance(message, str) or len(message) > MAX_CONTROL:
+        return None
+    try:
+        parsed = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    match parsed:
+        case {"type": "hello", "version": _}:
+            control = decode(message)
+            return control if isinstance(control, Hello) else None
+        case _:
+            return None
 
 
 class Sender:
@@ -160,56 +194,54 @@ class Sender:
 
     @property
     def complete(self) -> bool:
-        """Whether the far side's reader has taken everything."""
+        """Whether the peer's reader has taken everything."""
         return self.ended and self.acknowledged == self.sent
 
     def hello(self, hello: Hello) -> None:
+        """Raises ProtocolError for one so late that more than its window is on its way."""
+        if self.sent > hello.window:
+            raise ProtocolError(f"the peer said hello only after {self.sent} bytes were sent to it")
         self._window = hello.window
 
     def ack(self, ack: Ack) -> None:
         """Raises ProtocolError where more, or less, is acknowledged than can be."""
         if not self.acknowledged <= ack.bytes <= self.sent:
             raise ProtocolError(
-                f"the far side acknowledges {ack.bytes} bytes of {self.sent}, after {self.acknowledged}"
+                f"the peer acknowledges {ack.bytes} bytes of {self.sent}, after {self.acknowledged}"
             )
         self.acknowledged = ack.bytes
 
 
 class Receiver:
-    """The receiving direction: what has come, what is to be acknowledged, and whether it is all."""
+    """The receiving direction: what has come, what the reader has taken, what is to be acknowledged."""
 
     def __init__(self, window: int = WINDOW) -> None:
+        self.arrived = 0
         self.taken = 0
-        self.total: int | None = None
+        self.ended = False
         self._window = window
         self._told = 0
 
-    @property
-    def complete(self) -> bool:
-        """Whether the stream has ended and the reader has taken all of it."""
-        return self.taken == self.total
+    def arrive(self, nbytes: int) -> None:
+        """Count what has come; raises ProtocolError after the end, or beyond the window."""
+        if self.ended:
+            raise ProtocolError("the peer sent more after the end of its stream")
+        if self.arrived + nbytes - self._told > self._window:
+            raise ProtocolError("the peer sent more than the window allows")
+        self.arrived += nbytes
 
-    def check(self, nbytes: int) -> None:
-        """Raises ProtocolError for bytes after the end, or beyond the window."""
-        if self.total is not None:
-            raise ProtocolError("the far side sent more after the end of its stream")
-        if self.taken + nbytes - self._told > self._window:
-            raise ProtocolError("the far side sent more than the window allows")
+    def end(self, end: End) -> None:
+        """Note that no more will come; raises ProtocolError if the stream is not as long as said."""
+        if end.bytes != self.arrived or self.ended:
+            raise ProtocolError(f"the peer's stream ended after {self.arrived} bytes, not {end.bytes}")
+        self.ended = True
 
     def take(self, nbytes: int) -> Ack | None:
         """Count what the reader has taken; the acknowledgement, if one is due."""
         self.taken += nbytes
-        if self.taken - self._told < self._window // 16:
-            return None
-        return self._ack()
+        return self.ack() if self.taken - self._told >= self._window // 16 else None
 
-    def end(self, end: End) -> Ack:
-        """Note the end; raises ProtocolError if the stream is not as long as said."""
-        if end.bytes != self.taken or self.total is not None:
-            raise ProtocolError(f"the far side's stream ended after {self.taken} bytes, not {end.bytes}")
-        self.total = end.bytes
-        return self._ack()
-
-    def _ack(self) -> Ack:
+    def ack(self) -> Ack:
+        """The acknowledgement of all that was taken: owed at the end."""
         self._told = self.taken
         return Ack(self.taken)

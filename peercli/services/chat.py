@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterable
 
-from peercli.errors import ConnectionClosed
+from peercli.errors import ConnectionClosed, ConnectionLost, PeerError
 from peercli.peer.data import DataConnection
 from peercli.services.events import Close, Connection, Data, Report, RouteFound
 
@@ -28,11 +27,19 @@ async def announce(connection: DataConnection, report: Report) -> None:
         await report(RouteFound(connection.peer, route.local, route.remote, route.relayed))
 
 
-async def say_closed(connection: DataConnection, report: Report) -> None:
-    """Report that a connection has ended, and why."""
-    error = await connection.closed()
+async def say_closed(
+    connection: DataConnection, report: Report, failure: PeerError | None = None, *, raised: bool = True
+) -> None:
+    """Report that a connection has ended, and why.
+
+    Args:
+        failure: why, where that is not how the connection itself ended.
+        raised: somebody else is told of the failure too.
+    """
+    error = failure or await connection.closed()
     reason = "closed" if isinstance(error, ConnectionClosed) else error.type
-    await report(Close(connection.peer, connection.connection_id, reason))
+    message = "" if raised or isinstance(error, ConnectionClosed) else error.message
+    await report(Close(connection.peer, connection.connection_id, reason, message))
 
 
 async def converse(
@@ -44,34 +51,49 @@ async def converse(
         wait: seconds to stay for replies after the last message; None stays until the peer closes.
 
     Raises:
-        ConnectionLost: the connection ended without either side closing it.
+        ConnectionLost: the connection ended before all was sent, or without either side closing it.
         UsageError: the serialization cannot carry a message.
     """
     await announce(connection, report)
-    speaking = asyncio.create_task(_speak(connection, messages))
+    speaker = _Speaker(connection)
+    speaking = asyncio.create_task(speaker.speak(messages))
     hearing = asyncio.create_task(_hear(connection, report))
+    failure: PeerError | None = None
     try:
         await asyncio.wait({speaking, hearing}, return_when=asyncio.FIRST_COMPLETED)
         if speaking.done() and not speaking.exception():
-            await asyncio.wait({hearing}, timeout=wait)
-        if hearing.done():
-            hearing.result()
-        else:
+            await asyncio.wait({hearing}, timeout=None if speaker.mid_message else wait)
+        if not hearing.done():
             await connection.close(flush=True)
         if speaking.done():
-            with contextlib.suppress(ConnectionClosed):
-                speaking.result()
+            speaking.result()
+        await hearing  # what came while we closed
+        if speaker.mid_message:
+            raise ConnectionLost("the peer closed the connection before everything was sent")
+    except PeerError as error:
+        failure = error
+        raise
     finally:
         speaking.cancel()
         hearing.cancel()
-        await asyncio.wait({speaking, hearing})
+        await asyncio.gather(speaking, hearing, return_exceptions=True)
         await connection.close()
-        await say_closed(connection, report)
+        await say_closed(connection, report, failure)
 
 
-async def _speak(connection: DataConnection, messages: AsyncIterable[object]) -> None:
-    async for message in messages:
-        await connection.send(message)
+class _Speaker:
+    def __init__(self, connection: DataConnection) -> None:
+        self._connection = connection
+        self.mid_message = False
+
+    async def speak(self, messages: AsyncIterable[object]) -> None:
+        async for message in messages:
+            self.mid_message = True
+            try:
+                await self._connection.send(message)
+            except (ConnectionClosed, ConnectionLost):
+                return  # the hearing side says why
+            self.mid_message = False
 
 
 async def _hear(connection: DataConnection, report: Report) -> None:

@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import AsyncGenerator
 
-from peercli.errors import StorageFailed
+from peercli.errors import StorageFailed, TimedOut
 from peercli.peer.peer import Peer
 from peercli.services.events import Demonstrated
-from peercli.services.pipe import Pipe, dial_pipe
+from peercli.services.pipe import PIPE, Pipe
 
 __all__ = ["demonstrate"]
 
@@ -28,8 +28,9 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
     Raises:
         PeerError: a part did not work.
     """
-    async with asyncio.timeout(DEMO_TIMEOUT):
+    try:
         async with (
+            asyncio.timeout(DEMO_TIMEOUT),
             Peer("demo-alice", server=broker, ice_servers=()) as alice,
             Peer("demo-bob", server=broker, ice_servers=()) as bob,
         ):
@@ -39,6 +40,8 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
             )
             yield await _talk(alice, bob, broker)
             yield await _pipe(alice, bob, broker)
+    except TimeoutError:
+        raise TimedOut(f"the demonstration took more than {DEMO_TIMEOUT:g} s") from None
 
 
 async def _talk(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
@@ -65,7 +68,7 @@ async def _talk(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
 
 async def _pipe(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
     source, sink = _Random(PIPE_BYTES), _Digest()
-    connection = await dial_pipe(alice, bob.id, timeout=DEMO_TIMEOUT)
+    connection = await alice.connect(bob.id, **PIPE)
     started = time.perf_counter()
     await asyncio.gather(
         Pipe(connection, source, None).run(),

@@ -92,12 +92,14 @@ class Stream(Event):
 
 @dataclass(frozen=True, slots=True)
 class Close(Event):
-    """A connection has ended; `reason` is `closed`, or the type of an error."""
+    """A connection has ended; `reason` is `closed`, or the type of an error. `message` has its words, unless
+    the command itself ends with it."""
 
     event: ClassVar[str] = "close"
     peer: str
     connection: str
     reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NoReturn
 
-from peercli.errors import ConnectionClosed, PeerError
+from peercli.errors import ConnectionClosed, PeerError, StorageFailed
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
+from peercli.protocol.jsontext import to_json
 from peercli.protocol.messages import Offer
 from peercli.protocol.pipe import is_pipe
 from peercli.services.chat import announce, say_closed
-from peercli.services.events import Data, Event, Open, Reconnecting, Report, Stream
+from peercli.services.command import Command
+from peercli.services.dial import tell
+from peercli.services.events import Data, Report, Stream
 from peercli.services.pipe import Pipe
-from peercli.services.streams import ProcessSink, ProcessSource, Sink
+from peercli.services.streams import Sink, lines
 
 __all__ = ["Listener"]
 
-MAX_LINE = 1 << 20  # bytes of a command's output that are one message
-PROCESS_PATIENCE = 5.0  # s a command has to end after its standard input did
+COMMAND_PATIENCE = 5.0  # s a command has to end after its peer has closed
 
 
 @dataclass(kw_only=True)
@@ -55,14 +53,14 @@ class Listener:
         Raises:
             IdentityRefused: after an outage, the broker did not take us back.
             PeerError: with `once`, how that connection failed.
-            OSError: the output cannot be written any more.
+            BrokenPipeError, StorageFailed: the output cannot be written any more.
         """
         tasks: set[asyncio.Task[DataConnection | None]] = {
             asyncio.create_task(peer.accept()),
-            asyncio.create_task(self._tell(peer)),
+            asyncio.create_task(tell(peer, self.report)),
         }
         try:
-            while tasks:
+            while True:
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     connection = task.result()
@@ -76,38 +74,34 @@ class Listener:
         finally:
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def admit(self, offer: Offer) -> bool:
         """Whether to let in who offers a connection: give this to the `Peer`."""
         return self.allow is None or offer.peer in self.allow
 
-    async def _tell(self, peer: Peer) -> NoReturn:
-        """Report how the peer fares with its broker."""
-        news: asyncio.Queue[Event] = asyncio.Queue()
-        if peer.open:
-            news.put_nowait(Open(peer.id))
-        peer.on("open", lambda id: news.put_nowait(Open(id)))
-        peer.on("reconnecting", lambda attempt, delay: news.put_nowait(Reconnecting(attempt, delay)))
-        while True:
-            await self.report(await news.get())
-
     async def _serve(self, connection: DataConnection) -> None:
+        await announce(connection, self.report)
+        failure: PeerError | None = None
         try:
-            await announce(connection, self.report)
             if self.command is not None:
                 await self._run_command(connection, self.command)
             elif is_pipe(connection.metadata, connection.serialization):
                 await self._take_stream(connection)
             else:
                 await self._take_messages(connection)
-        except PeerError:
-            if self.once:
+        except PeerError as error:
+            failure = error
+            if self._is_fatal(error):
                 raise
         finally:
             await connection.close()
-            await say_closed(connection, self.report)
+            raised = failure is not None and self._is_fatal(failure)
+            await say_closed(connection, self.report, failure, raised=raised)
+
+    def _is_fatal(self, error: PeerError) -> bool:
+        """Whether a connection's failure is the end of all: if nothing can be printed any more, it is."""
+        return self.once or (self.command is None and isinstance(error, StorageFailed))
 
     async def _take_messages(self, connection: DataConnection) -> None:
         async for message in connection:
@@ -117,94 +111,75 @@ class Listener:
                     await connection.send(message)
 
     async def _take_stream(self, connection: DataConnection) -> None:
-        async with self._stream_turn:  # two streams on one output would be neither
-            pipe = Pipe(connection, None, _Unclosed(self.output))
-            try:
-                await pipe.run()
-            finally:
-                await self.report(Stream(connection.peer, connection.connection_id, pipe.received))
+        output = _InTurn(self.output, self._stream_turn)
+        pipe = Pipe(connection, None, output)
+        try:
+            await pipe.run()
+        finally:
+            await output.close()
+            await self.report(Stream(connection.peer, connection.connection_id, pipe.received))
 
-    async def _run_command(self, connection: DataConnection, command: str) -> None:
-        metadata = "" if connection.metadata is None else json.dumps(connection.metadata)
-        process = await asyncio.create_subprocess_shell(
-            command,
-            stdin=PIPE,
-            stdout=PIPE,
-            limit=MAX_LINE,
-            env=os.environ
-            | {
-                "PEERCLI_PEER": connection.peer,
-                "PEERCLI_LABEL": connection.label,
-                "PEERCLI_METADATA": metadata,
-            },
-        )
+    async def _run_command(self, connection: DataConnection, text: str) -> None:
+        environment = {
+            "PEERCLI_PEER": connection.peer,
+            "PEERCLI_LABEL": connection.label,
+            "PEERCLI_METADATA": "" if connection.metadata is None else to_json(connection.metadata),
+        }
+        command = await Command.start(text, environment)
         try:
             if is_pipe(connection.metadata, connection.serialization):
-                await Pipe(connection, ProcessSource(process), ProcessSink(process)).run()
+                await Pipe(connection, command, command, sink_over=command.ended).run()
             else:
-                await _chat_with(process, connection)
-        except BrokenPipeError:
-            pass  # a command may stop reading when it has seen enough
+                await _chat(connection, command)
         finally:
-            await _end(process)
+            await command.stop()
 
 
-class _Unclosed:
-    """A sink that outlives the streams written to it."""
+class _InTurn:
+    """A sink that streams share, one after the other: two at once would be neither. It outlives them."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, turn: asyncio.Lock) -> None:
         self._sink = sink
+        self._turn = turn
+        self._ours = False
 
     async def write(self, data: bytes) -> None:
+        if not self._ours:
+            await self._turn.acquire()
+            self._ours = True
         await self._sink.write(data)
 
     async def close(self) -> None:
-        pass
+        if self._ours:
+            self._ours = False
+            self._turn.release()
 
 
-async def _chat_with(process: Process, connection: DataConnection) -> None:
-    """A line in for each message, a message out for each line."""
-    assert process.stdin is not None
-    sink = ProcessSink(process)
+async def _chat(connection: DataConnection, command: Command) -> None:
+    """A line in for each message, a message out for each line, until one of them has no more."""
 
     async def feed() -> None:
         async for message in connection:
-            text = message if isinstance(message, str) else json.dumps(message, default=repr)
-            await sink.write(text.encode() + b"\n")
-        await sink.close()
+            text = message if isinstance(message, str) else to_json(message)
+            await command.write(text.encode(errors="replace") + b"\n")
+        await command.close()
 
     async def answer() -> None:
-        async for line in _lines(process):
-            await connection.send(line)
+        async for line in lines(command):
+            with contextlib.suppress(ConnectionClosed):
+                await connection.send(line)
+        await command.ended()
 
     feeding, answering = asyncio.create_task(feed()), asyncio.create_task(answer())
     try:
         await asyncio.wait({feeding, answering}, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():  # the command has said all
+        if feeding.done():
+            feeding.result()
+            await asyncio.wait({answering}, timeout=COMMAND_PATIENCE)
+        if answering.done():
             answering.result()
             await connection.close(flush=True)
-        else:
-            feeding.result()
-            await asyncio.wait({answering}, timeout=PROCESS_PATIENCE)
     finally:
         for task in (feeding, answering):
             task.cancel()
-        await asyncio.wait({feeding, answering})
-
-
-async def _lines(process: Process) -> AsyncIterator[str]:
-    assert process.stdout is not None
-    async for line in process.stdout:
-        yield line.decode(errors="replace").rstrip("\n")
-
-
-async def _end(process: Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(PROCESS_PATIENCE):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
+        await asyncio.gather(feeding, answering, return_exceptions=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError, ProtocolError
 from peercli.peer.data import DataConnection
-from peercli.peer.peer import Peer
 from peercli.protocol.pipe import (
     HELLO_TIMEOUT,
     METADATA,
@@ -21,21 +21,20 @@ from peercli.protocol.pipe import (
     Hello,
     Receiver,
     Sender,
+    Stop,
     decode,
     encode,
+    greeting,
+    is_pipe,
 )
 from peercli.services.streams import Sink, Source
 
-__all__ = ["Pipe", "dial_pipe"]
+__all__ = ["PIPE", "Pipe"]
 
-ABORT_TIMEOUT = 1.0  # s to tell the far side that we give up
+PIPE: dict[str, Any] = {"label": "pipe", "metadata": METADATA, "serialization": "raw", "reliable": True}
+"""How a connection for a pipe is opened, in the words of `Peer.connect`."""
 
-
-async def dial_pipe(peer: Peer, peer_id: str, *, timeout: float) -> DataConnection:
-    """Open a connection for a pipe; raises as `Peer.connect` does."""
-    return await peer.connect(
-        peer_id, label="pipe", metadata=METADATA, serialization="raw", reliable=True, timeout=timeout
-    )
+ABORT_TIMEOUT = 1.0  # s to tell the peer that we give up
 
 
 class Pipe:
@@ -44,6 +43,8 @@ class Pipe:
     Args:
         source: where the bytes for the peer come from; None sends nothing.
         sink: where the peer's bytes go; None wants nothing. It is closed when the peer's stream ends.
+        sink_over: waits until the sink wants no more, which is fine; it raises if that is a failure. The pipe
+            does not end before.
         on_peer_end: called when the peer has sent all it had.
 
     Attributes:
@@ -56,18 +57,27 @@ class Pipe:
         source: Source | None,
         sink: Sink | None,
         *,
+        sink_over: Callable[[], Awaitable[None]] | None = None,
         on_peer_end: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._source = source
         self._sink = sink
+        self._sink_over = sink_over
         self._on_peer_end = on_peer_end
         self._out = Sender()
         self._in = Receiver()
-        loop = asyncio.get_running_loop()
-        self._greeting: asyncio.Future[Hello | None] = loop.create_future()  # None: a plain page
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._acked = asyncio.Event()
+        called_plainly = not connection.outgoing and not is_pipe(
+            connection.metadata, connection.serialization
+        )
+        self._plain = True if called_plainly else None  # None: not known yet
+        self._greeted = called_plainly  # what the peer's first message says, or no hello is expected
+        self._introduced = False
+        self._wanted = True  # by the peer
+        self._pumping: asyncio.Task[None] | None = None
+        self._mid_send = False
+        self._news = asyncio.Event()  # from the peer
+        self._arrivals: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: the end
 
     @property
     def sent(self) -> int:
@@ -80,138 +90,199 @@ class Pipe:
     async def run(self) -> None:
         """Carry bytes until both directions have ended, then close the connection.
 
+        Neither direction waits for the other: a peer whose bytes nobody takes can still be written to.
+
         Raises:
-            ConnectionLost: the connection, or the far side's interest, ended before that.
-            ProtocolError: the far side broke the protocol.
-            OSError: the source or the sink failed; the far side is told.
+            ConnectionLost: the connection, or the peer's interest, ended before that. What had come until
+                then is with the sink.
+            ProtocolError: the peer broke the protocol.
+            PeerError, OSError: the source or the sink failed; the peer is told.
         """
-        tasks = {asyncio.create_task(self._receive()), asyncio.create_task(self._send())}
+        writing = asyncio.create_task(self._write())
+        heeding = asyncio.create_task(self._heed_sink())
+        waiting = tasks = {
+            writing,
+            heeding,
+            asyncio.create_task(self._send()),
+            asyncio.create_task(self._receive()),
+        }
         try:
-            await self._say(Hello(WINDOW, receives=self._sink is not None))
-            waiting: set[asyncio.Future[None]] = {self._done, *tasks}
-            while not self._done.done():
-                finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-            with contextlib.suppress(ConnectionClosed):  # the far side may be quicker to close
+            while not (writing.done() and heeding.done() and (self._plain or self._out.complete)):
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            if self._plain and self._mid_send:
+                raise ConnectionLost("the peer closed the connection before it had everything")
+            with contextlib.suppress(ConnectionClosed, ConnectionLost):  # the peer may be quicker to close
                 await self._connection.flush()
-        except (OSError, ProtocolError, asyncio.CancelledError) as error:
+        except ConnectionLost:
+            raise
+        except BaseException as error:
+            await self._stop(tasks)
             await self._abort(str(error) or "interrupted")
             raise
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await self._stop(tasks)
             await self._connection.close()
 
+    async def _stop(self, tasks: set[asyncio.Task[None]]) -> None:
+        running = tasks | ({self._pumping} if self._pumping is not None else set())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
     async def _abort(self, reason: str) -> None:
-        with contextlib.suppress(PeerError, TimeoutError):
-            async with asyncio.timeout(ABORT_TIMEOUT):
-                if self._greeting.done() and self._greeting.result():
+        if self._introduced and not self._plain:
+            with contextlib.suppress(PeerError, TimeoutError):
+                async with asyncio.timeout(ABORT_TIMEOUT):
                     await self._say(Abort(reason))
                     await self._connection.flush()
 
     async def _say(self, control: Control) -> None:
         await self._connection.send(encode(control))
 
-    def _maybe_done(self) -> None:
-        if self._out.complete and self._in.complete and not self._done.done():
-            self._done.set_result(None)
-
     # Out --------------------------------------------------------------------------------------
 
     async def _send(self) -> None:
-        hello = await self._greeted()
-        if hello is None:
-            await self._send_plainly()
-            return
-        source = self._source if hello.receives else None
-        while source is not None and (data := await source.read()):
-            for start in range(0, len(data), PIECE):
-                piece = data[start : start + PIECE]
-                while self._out.room < len(piece):
-                    self._acked.clear()
-                    await self._acked.wait()
-                self._out.sent += len(piece)
-                await self._connection.send(piece)
-        self._out.ended = True
-        await self._say(End(self._out.sent))
-        self._maybe_done()
+        with contextlib.suppress(ConnectionClosed, ConnectionLost):  # the receiving direction says why
+            await self._introduce()
+            if self._source is not None and self._wanted:
+                await self._pump_while_wanted(self._source)
+            if not self._plain:
+                self._out.ended = True
+                await self._say(End(self._out.sent))
+                await self._until(lambda: self._out.complete)
+            elif self._source is not None and (self._out.sent or self._connection.outgoing):
+                await self._connection.flush()
+                await self._connection.close()
 
-    async def _send_plainly(self) -> None:
-        """A plain page knows no acknowledgement, and no end but the connection's."""
-        if self._source is None:
-            return
-        while data := await self._source.read():
-            for start in range(0, len(data), PIECE):
-                piece = data[start : start + PIECE]
-                await self._connection.send(piece)
-                self._out.sent += len(piece)
-        await self._connection.flush()
-        self._done.set_result(None)
+    async def _introduce(self) -> None:
+        if self._plain is None:
+            await self._say(Hello(WINDOW, receives=self._sink is not None))
+            self._introduced = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HELLO_TIMEOUT):
+                    await self._until(lambda: self._greeted)
+            if self._plain is None:
+                self._plain = True
+                self._news.set()
 
-    async def _greeted(self) -> Hello | None:
-        await asyncio.wait({self._greeting}, timeout=HELLO_TIMEOUT)
-        if not self._greeting.done():
-            self._greeting.set_result(None)
-        return self._greeting.result()
+    async def _pump_while_wanted(self, source: Source) -> None:
+        self._pumping = asyncio.create_task(self._pump(source))
+        await asyncio.wait({self._pumping})
+        if not self._pumping.cancelled():
+            self._pumping.result()
+
+    async def _pump(self, source: Source) -> None:
+        while self._wanted and (data := await source.read()):
+            self._mid_send = True
+            await self._send_bytes(data)
+            self._mid_send = False
+
+    async def _send_bytes(self, data: bytes) -> None:
+        start = 0
+        while start < len(data):
+            await self._until(lambda: self._plain or self._out.room > 0 or not self._wanted)
+            if not self._wanted:
+                return
+            size = PIECE if self._plain else min(PIECE, self._out.room)
+            piece = data[start : start + size]
+            start += len(piece)
+            self._out.sent += len(piece)
+            await self._connection.send(piece)
+
+    async def _until(self, reached: Callable[[], object]) -> None:
+        while not reached():
+            self._news.clear()
+            await self._news.wait()
 
     # In ---------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        async for message in self._connection:
-            if not self._greeting.done():
-                hello = _hello(message)
-                self._greeting.set_result(hello)
-                if hello is not None:
-                    self._out.hello(hello)
-                    continue
-            if self._greeting.result() is None:
-                await self._take(message.encode() if isinstance(message, str) else message)
-            elif isinstance(message, str):
-                await self._control(decode(message))
-            else:
-                self._in.check(len(message))
-                if ack := await self._take(message):
-                    await self._say(ack)
-        if self._greeting.done() and self._greeting.result() is None:
-            await self._end_sink()
-        else:
-            raise ConnectionLost("the peer closed the connection before the end of the stream")
-        if not self._done.done():
-            self._done.set_result(None)
+        """Take messages as they come; the window bounds what can pile up before a slow sink."""
+        try:
+            async for message in self._connection:
+                self._take(message)
+                self._news.set()
+                if self._plain:
+                    await self._arrivals.join()
+            if self._plain:
+                self._arrivals.put_nowait(None)
+            elif not self._in.ended:
+                raise ConnectionLost("the peer closed the connection before the end of its stream")
+            elif not self._out.complete:
+                raise ConnectionLost("the peer closed the connection before it had everything")
+        except PeerError:
+            await self._arrivals.join()  # what came before is the reader's
+            raise
 
-    async def _control(self, control: Control | None) -> None:
+    def _take(self, message: object) -> None:
+        if not self._greeted:
+            self._greeted = True
+            hello = greeting(message)
+            self._plain = hello is None
+            if hello is not None:
+                self._out.hello(hello)
+                self._wanted = hello.receives
+                return
+        if isinstance(message, str) and not self._plain:
+            self._control(decode(message))
+        else:
+            data = _as_bytes(message)
+            if not self._plain:
+                self._in.arrive(len(data))
+            self._arrivals.put_nowait(data)
+
+    def _control(self, control: Control | None) -> None:
         match control:
             case Ack():
                 self._out.ack(control)
-                self._acked.set()
             case End():
-                await self._say(self._in.end(control))
-                await self._end_sink()
+                self._in.end(control)
+                self._arrivals.put_nowait(None)
+            case Stop():
+                self._wanted = False
+                if self._pumping is not None and not self._mid_send:  # it reads, which may last
+                    self._pumping.cancel()
             case Abort(reason):
-                raise ConnectionLost(f"the far side gave up: {reason}")
-            case _:
-                return
-        self._maybe_done()
+                raise ConnectionLost(f"the peer gave up: {reason}")
 
-    async def _take(self, data: bytes) -> Ack | None:
-        if self._sink is not None:
-            await self._sink.write(data)
-        return self._in.take(len(data))
-
-    async def _end_sink(self) -> None:
+    async def _write(self) -> None:
+        while (data := await self._arrivals.get()) is not None:
+            if self._sink is not None:
+                await self._sink.write(data)
+            await self._acknowledge(self._in.take(len(data)))
+            self._arrivals.task_done()
         if self._sink is not None:
             await self._sink.close()
+        if self._sink_over is not None:
+            await self._sink_over()  # only then is it known that all is well
+        await self._acknowledge(self._in.ack())
+        self._arrivals.task_done()
         if self._on_peer_end is not None:
             self._on_peer_end()
 
+    async def _heed_sink(self) -> None:
+        if self._sink_over is None:
+            return
+        await self._sink_over()
+        self._sink = None
+        await self._until(lambda: self._plain is not None)
+        if not self._plain and not self._in.ended:
+            with contextlib.suppress(ConnectionClosed, ConnectionLost):
+                await self._say(Stop())
 
-def _hello(message: object) -> Hello | None:
-    """The greeting, if this first message is one; anything else comes from a plain page."""
-    if not isinstance(message, str):
-        return None
-    with contextlib.suppress(ProtocolError):
-        control = decode(message)
-        return control if isinstance(control, Hello) else None
-    return None
+    async def _acknowledge(self, ack: Ack | None) -> None:
+        if ack is not None and not self._plain:
+            with contextlib.suppress(ConnectionClosed, ConnectionLost):  # the receiving direction says why
+                await self._say(ack)
+
+
+def _as_bytes(message: object) -> bytes:
+    match message:
+        case bytes():
+            return message
+        case str():
+            return message.encode(errors="replace")
+        case _:
+            raise ProtocolError(f"the peer sent a {type(message).__name__}, and a pipe carries bytes")

@@ -7,17 +7,20 @@ whoever shares it (the shell, the other end of a pipeline), and does nothing for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import select
 import threading
-from asyncio.subprocess import Process
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, Self
 
-__all__ = ["FdSink", "FdSource", "ProcessSink", "ProcessSource", "Sink", "Source"]
+from peercli.errors import StorageFailed, UsageError
+
+__all__ = ["FdSink", "FdSource", "Sink", "Source", "lines"]
 
 CHUNK = 1 << 18  # bytes read at once
+MAX_LINE = 64 << 20  # bytes of a line that is one message
 
 
 class Source(Protocol):
@@ -25,9 +28,6 @@ class Source(Protocol):
 
     async def read(self) -> bytes:
         """Some bytes, as soon as there are any; none at the end."""
-
-    async def close(self) -> None:
-        """Read no more; free what it holds."""
 
 
 class Sink(Protocol):
@@ -37,7 +37,26 @@ class Sink(Protocol):
         """Return when `data` is taken; raises BrokenPipeError when nobody will ever take it."""
 
     async def close(self) -> None:
-        """Say that no more will come."""
+        """Say that no more will come; raises if what was written is lost after all."""
+
+
+async def lines(source: Source) -> AsyncIterator[str]:
+    """The lines of a source, without their ends; the last one may have none.
+
+    Raises:
+        UsageError: a line is longer than MAX_LINE.
+    """
+    rest = bytearray()
+    while data := await source.read():
+        *whole, last = data.split(b"\n")
+        for line in whole:
+            yield (rest + line).decode(errors="replace")
+            rest.clear()
+        rest += last
+        if len(rest) > MAX_LINE:
+            raise UsageError(f"a line is longer than {MAX_LINE >> 20} MiB", hint="peercli pipe sends bytes")
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 class _Worker:
@@ -94,11 +113,17 @@ class FdSource:
         self._wake: tuple[int, int] | None = None
         self._pending: asyncio.Future[bytes] | None = None
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
     async def read(self) -> bytes:
         """Some bytes, none at the end. May be cancelled: what was read meanwhile comes next time.
 
         Raises:
-            OSError: the descriptor cannot be read.
+            UsageError: the descriptor cannot be read.
         """
         if self._worker is None:
             self._worker = _Worker(f"read-{self._fd}")
@@ -107,16 +132,20 @@ class FdSource:
             self._pending = asyncio.ensure_future(self._worker.call(self._read))
         try:
             data = await asyncio.shield(self._pending)
-        except OSError:
+        except OSError as error:
             self._pending = None
-            raise
+            raise UsageError(f"{_name(self._fd)} cannot be read: {error.strerror}") from None
         self._pending = None
         return data
 
     def _read(self) -> bytes:
         assert self._wake is not None
-        ready, _, _ = select.select([self._fd, self._wake[0]], [], [])
-        return os.read(self._fd, CHUNK) if self._fd in ready else b""
+        while True:
+            ready, _, _ = select.select([self._fd, self._wake[0]], [], [])
+            if self._fd not in ready:
+                return b""
+            with contextlib.suppress(BlockingIOError):  # whoever shares it was quicker
+                return os.read(self._fd, CHUNK)
 
     async def close(self) -> None:
         """Stop a read that is under way, and the thread. The descriptor itself stays open."""
@@ -147,53 +176,54 @@ class FdSink:
 
         Raises:
             BrokenPipeError: nobody reads the other end any more.
-            OSError: the descriptor cannot be written.
+            StorageFailed: the descriptor cannot be written: the disk is full, for one.
         """
         async with self._turn:
-            if self._worker is None:
-                self._worker = _Worker(f"write-{self._fd}")
-            await self._worker.call(lambda: self._write(data))
+            await self._call(lambda: self._write(data))
 
     def _write(self, data: bytes) -> bytes:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:  # whoever shares it made it so
+                select.select([], [self._fd], [])
         return b""
 
     async def close(self) -> None:
-        """Let the thread end. The descriptor itself stays open."""
+        """Close the descriptor, so that its reader sees the end; the number leads to /dev/null from then on.
+
+        Raises:
+            StorageFailed: what was written is lost after all, as some file systems find only now.
+        """
+        async with self._turn:
+            await self._call(self._close)
+            await self.release()
+
+    def _close(self) -> bytes:
+        # Closing the copy, not the descriptor, tells of errors and never leaves the number free.
+        copy, null = os.dup(self._fd), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._fd)
+        os.close(null)
+        os.close(copy)
+        return b""
+
+    async def release(self) -> None:
+        """Let the thread end when it can; the descriptor stays open."""
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
-
-class ProcessSource:
-    """Reads a child process's standard output."""
-
-    def __init__(self, process: Process) -> None:
-        assert process.stdout is not None
-        self._stream = process.stdout
-
-    async def read(self) -> bytes:
-        return await self._stream.read(CHUNK)
-
-    async def close(self) -> None:
-        pass
-
-
-class ProcessSink:
-    """Writes a child process's standard input."""
-
-    def __init__(self, process: Process) -> None:
-        assert process.stdin is not None
-        self._stream = process.stdin
-
-    async def write(self, data: bytes) -> None:
+    async def _call(self, function: Callable[[], bytes]) -> None:
+        if self._worker is None:
+            self._worker = _Worker(f"write-{self._fd}")
         try:
-            self._stream.write(data)
-            await self._stream.drain()
-        except ConnectionResetError:
-            raise BrokenPipeError("the command reads no more") from None
+            await self._worker.call(function)
+        except BrokenPipeError:
+            raise BrokenPipeError(f"nobody reads its {_name(self._fd)} any more") from None
+        except OSError as error:
+            raise StorageFailed(f"{_name(self._fd)} cannot be written: {error.strerror}") from None
 
-    async def close(self) -> None:
-        self._stream.close()
+
+def _name(fd: int) -> str:
+    return {0: "stdin", 1: "stdout"}.get(fd, f"descriptor {fd}")
