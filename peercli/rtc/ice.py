@@ -10,12 +10,16 @@ This module is the only one that touches aioice's private names.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import random
 import socket
 import ssl
+import struct
+import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import ifaddr
 from aioice import Candidate, Connection, stun, turn
@@ -31,6 +35,8 @@ logger = logging.getLogger(__name__)
 CONSENT_INTERVAL = 2.5  # s between consent checks (RFC 7675 §5.1 suggests 5; we notice sooner)
 CONSENT_TIMEOUT = 10.0  # s without an answer until the path counts as dead
 SERVER_TIMEOUT = 10.0  # s for one STUN or TURN server
+FAREWELL_TIMEOUT = 1.0  # s for a TURN server to free an allocation, at the end
+MAX_REMOTE_CANDIDATES = 100  # signalled, and seen in checks (RFC 8445 §6.1.2.5 limits the pairs alike)
 
 
 def _needed(name: str) -> None:
@@ -41,6 +47,8 @@ def _needed(name: str) -> None:
 for _name in (
     "_pair_remote_candidate",
     "build_request",
+    "check_incoming",
+    "close",
     "gather_candidates",
     "get_component_candidates",
     "query_consent",
@@ -65,6 +73,20 @@ def host_addresses() -> list[str]:
     return addresses or loopback
 
 
+_parse_message = stun.parse_message
+
+
+def _parse(data: bytes) -> stun.Message:
+    try:
+        return _parse_message(data)
+    except struct.error as error:
+        raise ValueError("a STUN attribute is too short") from error
+
+
+# aioice expects nothing but ValueError of its parser, and anybody may send to an open port.
+stun.parse_message = _parse
+
+
 class Agent(Connection):
     """An ICE agent for one component whose gathering ends with its host candidates.
 
@@ -85,6 +107,31 @@ class Agent(Connection):
         if self._transport_policy is TransportPolicy.ALL:
             self._local_candidates += await self.get_component_candidates(1, host_addresses())
         self._local_candidates_end = True
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        if remote_candidate is None or (
+            remote_candidate.component == 1 and len(self._remote_candidates) < MAX_REMOTE_CANDIDATES
+        ):
+            await super().add_remote_candidate(remote_candidate)
+
+    def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        known = any((c._network_host, c.port) == addr for c in self._remote_candidates)
+        if known or (
+            "PRIORITY" in message.attributes and len(self._remote_candidates) < MAX_REMOTE_CANDIDATES
+        ):
+            super().check_incoming(message, addr, protocol)
+
+    async def close(self) -> None:
+        """Close the connection. A TURN server that is gone holds nobody up: aioice would wait a minute."""
+        self._closing = True
+        relays = [protocol for protocol in self._protocols if protocol.local_candidate.type == "relay"]
+        farewells = [asyncio.create_task(protocol.close()) for protocol in relays]
+        if farewells:
+            await asyncio.wait(farewells, timeout=FAREWELL_TIMEOUT)
+            for protocol in relays:
+                _abandon(protocol.transport)
+            await asyncio.wait(farewells)
+        await super().close()
 
     async def query_consent(self) -> None:
         """Check that the far side still agrees to be sent to (RFC 7675), and close when it is silent.
@@ -140,6 +187,13 @@ class Agent(Connection):
         return [protocol for protocol in self._protocols if protocol.local_candidate.type == "host"]
 
 
+def _abandon(relay: Any) -> None:
+    """Free what is left of a TURN allocation on this side, whether or not its server has agreed."""
+    relay._TurnTransport__inner_protocol.transport.abort()
+    for task in (relay._TurnTransport__close_task, *relay._TurnTransport__send_tasks):
+        task.cancel()
+
+
 async def gather_from_servers(
     agent: Agent, servers: Iterable[IceServer], found: Callable[[Candidate], None]
 ) -> None:
@@ -161,7 +215,7 @@ async def gather_from_servers(
                     report(await _relayed(agent, server))
                 elif agent._transport_policy is TransportPolicy.ALL:
                     await _reflexive(agent, server, report)
-        except (OSError, TimeoutError, stun.TransactionError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  aioice raises whatever a server's bytes lead it to
             logger.info("%s gave no candidate: %s", server, str(error) or type(error).__name__)
 
     async with asyncio.TaskGroup() as tasks:
@@ -172,9 +226,30 @@ async def gather_from_servers(
 async def _resolve(server: IceServer) -> list[tuple[int, tuple[str, int]]]:
     """The server's addresses as (IP version, (address, port)), one for each version at most."""
     loop = asyncio.get_running_loop()
-    answers = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)
+    answer: asyncio.Future[list[Any]] = loop.create_future()
+
+    def tell(result: list[Any] | OSError) -> None:
+        if answer.done():
+            return
+        if isinstance(result, OSError):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    def ask() -> None:
+        result: list[Any] | OSError
+        try:
+            result = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody wants to know any more
+            loop.call_soon_threadsafe(tell, result)
+
+    # Not in the loop's executor: where no name server answers, a lookup takes long, and would hold up all
+    # who wait for a thread, and the end of the program.
+    threading.Thread(target=ask, name=f"resolve {server.host}", daemon=True).start()
     by_version: dict[int, tuple[str, int]] = {}
-    for family, *_, address in answers:
+    for family, *_, address in await answer:
         by_version.setdefault(6 if family == socket.AF_INET6 else 4, (str(address[0]), int(address[1])))
     return list(by_version.items())
 
@@ -218,9 +293,12 @@ async def _reflexive(agent: Agent, server: IceServer, found: Callable[[Candidate
 
 async def _relayed(agent: Agent, server: IceServer) -> Candidate:
     """Allocate a relayed address on a TURN server (RFC 8656), and let the agent use it."""
+    address = (server.host, server.port)
+    if server.scheme == "turn":  # with TLS, the certificate is for the name
+        [(_, address), *_] = await _resolve(server)
     transport, protocol = await turn.create_turn_endpoint(
         lambda: StunProtocol(agent),
-        server_addr=(server.host, server.port),
+        server_addr=address,
         username=server.username,
         password=server.password,
         ssl=ssl.create_default_context() if server.scheme == "turns" else False,
