@@ -20,7 +20,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aioice.ice import StunProtocol
-from aiortc import RTCConfiguration, RTCDataChannel, RTCDtlsTransport, RTCPeerConnection, RTCSctpCapabilities
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCDtlsParameters,
+    RTCDtlsTransport,
+    RTCPeerConnection,
+    RTCSctpCapabilities,
+)
+from aiortc.rtcdtlstransport import State as DtlsState
 from OpenSSL import SSL
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
@@ -38,6 +46,7 @@ logger = logging.getLogger(__name__)
 BASE_PACKET = 1188  # bytes of SCTP that fit IPv6's smallest MTU (1,280) with UDP, TURN and DTLS around
 DTLS_OVERHEAD = 37  # bytes of an AES-GCM record beyond its content
 MAX_MESSAGE = 262_144  # bytes we take in one message (what aiortc and libwebrtc announce, too)
+DEFAULT_MAX_MESSAGE = 65_536  # bytes a far side takes that does not say (RFC 8841 §6.1)
 RECEIVE_WINDOW = 16 << 20  # bytes; 100 Mbit/s over 600 ms, doubled
 SEND_BUFFER = 4 << 20  # bytes of all channels together before `send` waits
 SOCKET_BUFFER = 4 << 20  # bytes asked of the kernel, which gives what it will
@@ -48,6 +57,8 @@ DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
 BIO_BYTES = 15_000  # bytes of records handed to OpenSSL at once: its own buffer holds one big record
 BATCHES_A_TURN = 8  # batches sent before others get their turn
 
+FINGERPRINTS = ("sha-256", "sha-384", "sha-512")
+
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _SEGMENT_SIZE = struct.Struct("=H")
@@ -56,7 +67,7 @@ _INT = struct.Struct("=i")
 for _owner, _names in (
     (SSL.Connection, ("_raise_ssl_error",)),
     (_lib, ("SSL_read", "SSL_write", "BIO_read", "BIO_write")),
-    (RTCDtlsTransport, ("_register_data_receiver",)),
+    (RTCDtlsTransport, ("_register_data_receiver", "_set_state", "_validate_peer_identity")),
     (
         RTCPeerConnection,
         ("_RTCPeerConnection__createDtlsTransport", "_RTCPeerConnection__createSctpTransport"),
@@ -288,11 +299,14 @@ class SctpTransport:
         self.transport = dtls
         dtls._register_data_receiver(self)
 
-    async def start(self, remote: RTCSctpCapabilities, remote_port: int) -> None:
-        """Take the path over, and set the association up. aiortc calls this once DTLS is connected."""
+    async def start(self, remote: RTCSctpCapabilities | None, remote_port: int) -> None:
+        """Take the path over, and set the association up. aiortc calls this once DTLS is connected.
+
+        `remote` is None when the far side's description does not tell how large its messages may be.
+        """
         if self._association is not None or self._over:
             return
-        self.remote_max_message = remote.maxMessageSize
+        self.remote_max_message = DEFAULT_MAX_MESSAGE if remote is None else remote.maxMessageSize
         assert self.transport._ssl is not None
         self._session = _Dtls(self.transport._ssl)
         self._association = Association(
@@ -302,7 +316,7 @@ class SctpTransport:
             max_packet=BASE_PACKET,
             receive_window=RECEIVE_WINDOW,
             send_buffer=SEND_BUFFER,
-            remote_max_message_size=remote.maxMessageSize,
+            remote_max_message_size=self.remote_max_message,
             local_max_message_size=MAX_MESSAGE,
         )
         self._association.connect(self._loop.time())
@@ -606,6 +620,29 @@ def _record(view: memoryview, start: int) -> int:
     return 13 + int.from_bytes(view[start + 11 : start + 13], "big")
 
 
+class _DtlsTransport(RTCDtlsTransport):
+    """aiortc's, but for one thing: it takes any certificate that OpenSSL takes.
+
+    aiortc has the far side's certificate parsed by `cryptography`, which refuses libdatachannel's for its
+    version number. Nothing in it matters to WebRTC but its digest. Adds behaviour and no state.
+    """
+
+    def _validate_peer_identity(self, parameters: RTCDtlsParameters) -> None:
+        """Hold the certificate against the description's fingerprints (RFC 8122 §5): each of a known kind."""
+        assert self._ssl is not None
+        certificate = self._ssl.get_peer_certificate()
+        known = [each for each in parameters.fingerprints if each.algorithm.lower() in FINGERPRINTS]
+        if (
+            certificate is None
+            or not known
+            or any(
+                certificate.digest(each.algorithm.replace("-", "")).decode() != each.value.upper()
+                for each in known
+            )
+        ):
+            self._set_state(DtlsState.FAILED)
+
+
 class PeerConnection(RTCPeerConnection):
     """aiortc's RTCPeerConnection with our ICE agent and our data path under it.
 
@@ -644,6 +681,7 @@ class PeerConnection(RTCPeerConnection):
 
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
         dtls: RTCDtlsTransport = super()._RTCPeerConnection__createDtlsTransport()  # type: ignore[misc]
+        dtls.__class__ = _DtlsTransport
         Agent.adopt(dtls.transport._connection)
         return dtls
 
