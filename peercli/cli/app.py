@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import peercli
 from peercli.cli.connect import connect
@@ -19,14 +18,31 @@ from peercli.cli.server import server
 __all__ = ["app"]
 
 
-class _Command(TyperCommand):
-    """A command whose usage line has `ID` for what has to be given and `[ID]` for what may be."""
+class _Plain:
+    """Help without the noise: no type where there is no value, no braces around what must be given."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
+        return [piece.strip("{}") for piece in pieces]
+
+
+class _Command(_Plain, TyperCommand):
+    pass
+
+
+class _Group(_Plain, TyperGroup):
+    pass
 
 
 app = typer.Typer(
+    cls=_Group,
     help="PeerJS for the shell: join two machines, or a machine and a browser page, directly over WebRTC.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,15 +59,13 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, metavar="", help="Show the version and exit."
-        ),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None: ...
 
 
 for _command in (listen, connect, pipe, server, peers, demo):
+    _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
-    _help, _, _example = inspect.cleandoc(_command.__doc__ or "").rpartition("\n\n")
-    app.command(cls=_Command, help=_help, epilog=_example)(_command)
+    *_paragraphs, _example = filter(None, _paragraphs)
+    app.command(cls=_Command, help="\n\n".join(_paragraphs), epilog=_example)(_command)

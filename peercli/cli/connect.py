@@ -20,7 +20,6 @@ from peercli.cli.options import (
     TokenOption,
     VerboseOption,
     at_least,
-    flag,
     make_console,
     make_peer,
     parse_metadata,
@@ -64,7 +63,9 @@ def connect(
         str | None,
         typer.Option("--metadata", metavar="JSON", help="For the far side to see first.", show_default=False),
     ] = None,
-    unreliable: Annotated[bool, flag("--unreliable", help="Do not keep the order of messages.")] = False,
+    unreliable: Annotated[
+        bool, typer.Option("--unreliable", help="Do not keep the order of messages.")
+    ] = False,
     wait: Annotated[
         float,
         typer.Option(
@@ -72,16 +73,15 @@ def connect(
             metavar="SECONDS",
             callback=lambda seconds: at_least(0, seconds),
             help="Stay for replies after the end of stdin.",
-            show_default="0",
         ),
-    ] = 0.0,
-    keep_open: Annotated[bool, flag("-k", "--keep-open", help="Stay until the peer closes.")] = False,
+    ] = 0,
+    keep_open: Annotated[bool, typer.Option("-k", "--keep-open", help="Stay until the peer closes.")] = False,
     server: ServerOption = DEFAULT_SERVER,
     id: IdOption = None,
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    timeout: TimeoutOption = 30.0,
+    timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,

@@ -18,7 +18,6 @@ from peercli.cli.options import (
     TokenOption,
     VerboseOption,
     at_least,
-    flag,
     make_console,
     make_peer,
 )
@@ -29,8 +28,8 @@ __all__ = ["listen"]
 
 
 def listen(
-    once: Annotated[bool, flag("--once", help="Exit with the first connection's outcome.")] = False,
-    echo: Annotated[bool, flag("--echo", help="Send every message back as it came.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit with the first connection's outcome.")] = False,
+    echo: Annotated[bool, typer.Option("--echo", help="Send every message back as it came.")] = False,
     exec_command: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +46,7 @@ def listen(
         ),
     ] = None,
     allow_anyone: Annotated[
-        bool, flag("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
+        bool, typer.Option("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
     ] = False,
     max_peers: Annotated[
         int | None,

@@ -11,7 +11,6 @@ import typer
 from peercli.cli.console import Console
 from peercli.errors import UsageError
 from peercli.options import (
-    DEFAULT_BROKER,
     DEFAULT_ICE_SERVERS,
     Broker,
     IceServer,
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
 _NETWORK = "Network"
 _OUTPUT = "Output"
-
-
-def flag(*names: str, help: str, panel: str | None = None, count: bool = False) -> Any:
-    """An option without a value."""
-    return typer.Option(*names, help=help, metavar="", rich_help_panel=panel, count=count, show_default=False)
 
 
 def at_least(least: float, value: float) -> float:
@@ -55,7 +49,7 @@ IdOption = Annotated[
         "--id",
         envvar="PEERCLI_ID",
         metavar="ID",
-        help="Be this peer. [default: a fresh random id]",
+        help="Be this peer; by default a fresh random one.",
         show_default=False,
         rich_help_panel=_NETWORK,
     ),
@@ -77,13 +71,15 @@ IceOption = Annotated[
         "--ice",
         envvar="PEERCLI_ICE",
         metavar="URL",
-        help="stun:host[:port] or turn:user:password@host[:port]; repeat for more; none for none. "
-        "[default: PeerJS's servers]",
+        help="stun:host[:port] or turn:user:password@host[:port]; repeat for more; none for none; "
+        "by default PeerJS's own.",
         show_default=False,
         rich_help_panel=_NETWORK,
     ),
 ]
-RelayOption = Annotated[bool, flag("--relay", help="Connect only through TURN.", panel=_NETWORK)]
+RelayOption = Annotated[
+    bool, typer.Option("--relay", help="Connect only through TURN.", rich_help_panel=_NETWORK)
+]
 TimeoutOption = Annotated[
     float,
     typer.Option(
@@ -91,17 +87,29 @@ TimeoutOption = Annotated[
         metavar="SECONDS",
         callback=lambda seconds: at_least(0.1, seconds),
         help="Give up reaching the peer after this long.",
-        show_default="30",
         rich_help_panel=_NETWORK,
     ),
 ]
-JsonOption = Annotated[bool, flag("--json", help="One JSON object a line for every event.", panel=_OUTPUT)]
-QuietOption = Annotated[bool, flag("-q", "--quiet", help="Say nothing but errors.", panel=_OUTPUT)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line for every event.", rich_help_panel=_OUTPUT)
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", rich_help_panel=_OUTPUT)
+]
 VerboseOption = Annotated[
-    int, flag("-v", "--verbose", help="Say more; repeat for more.", panel=_OUTPUT, count=True)
+    int,
+    typer.Option(
+        "-v",
+        "--verbose",
+        count=True,
+        metavar="",
+        help="Say more; repeat for more.",
+        show_default=False,
+        rich_help_panel=_OUTPUT,
+    ),
 ]
 
-DEFAULT_SERVER = DEFAULT_BROKER.url
+DEFAULT_SERVER = "https://0.peerjs.com/"
 
 
 def make_console(*, json: bool, quiet: bool, verbose: int, payload: bool = False) -> Console:

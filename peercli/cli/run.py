@@ -43,23 +43,25 @@ def main() -> NoReturn:
 
 
 def _invoke(app: typer.Typer) -> int:
-    """Parse, run, and say what was wrong with the command line, as everything is said: in one line."""
+    """Parse and run; what is wrong with the command line is said as all else is, in one line."""
     try:
         code = app(prog_name="peercli", standalone_mode=False)
-    except BrokenPipeError:
-        return Exit.BROKEN_PIPE
+    except SystemExit as leaving:  # typer's way to say that nobody reads the help
+        return Exit.BROKEN_PIPE if leaving.code else Exit.DONE
     except Exception as error:
         # A usage error, whichever class it has in the version of typer that is installed.
         explain, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
         if explain is None:
             raise
-        message: str = explain().rstrip(".")
-        usage = UsageError(
-            message[:1].lower() + message[1:],
-            hint=f"{context.command_path if context else 'peercli'} --help tells what there is",
-        )
-        console = Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
-        asyncio.run(console.fail(usage, Exit.USAGE))
+        if (
+            message := explain().replace("Value error, ", "").rstrip(".")
+        ):  # there is none where help was shown
+            command = context.command_path if context else "peercli COMMAND"
+            usage = UsageError(
+                message[:1].lower() + message[1:], hint=f"{command} --help tells what there is"
+            )
+            console = Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
+            asyncio.run(console.fail(usage, Exit.USAGE))
         return Exit.USAGE
     return code if isinstance(code, int) else Exit.DONE
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import JsonOption, QuietOption, VerboseOption, flag, make_console
+from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
 from peercli.cli.run import run
 
 __all__ = ["server"]
@@ -30,29 +30,29 @@ def server(
             "--expire-timeout",
             metavar="SECONDS",
             help="Hold messages for an absent peer this long.",
-            show_default="5",
         ),
-    ] = 5.0,
+    ] = 5,
     alive_timeout: Annotated[
         float,
         typer.Option(
             "--alive-timeout",
             metavar="SECONDS",
             help="Free the id of a client that is silent this long.",
-            show_default="60",
         ),
-    ] = 60.0,
+    ] = 60,
     concurrent_limit: Annotated[
         int, typer.Option("--concurrent-limit", metavar="N", help="Clients at once, at most.")
     ] = 5000,
-    allow_discovery: Annotated[bool, flag("--allow-discovery", help="Let anybody list the ids.")] = False,
+    allow_discovery: Annotated[
+        bool, typer.Option("--allow-discovery", help="Let anybody list the ids.")
+    ] = False,
     cors: Annotated[
         list[str] | None,
         typer.Option(
             "--cors",
             metavar="ORIGIN",
-            help="Let only pages from here call; repeat for more.",
-            show_default="every page",
+            help="Let only pages from here call; repeat for more. By default all may.",
+            show_default=False,
         ),
     ] = None,
     tls_cert: Annotated[
@@ -64,7 +64,7 @@ def server(
         typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.", show_default=False),
     ] = None,
     proxied: Annotated[
-        bool, flag("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
+        bool, typer.Option("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
     ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
