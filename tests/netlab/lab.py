@@ -1,0 +1,396 @@
+"""Networks to try peercli in, made of network namespaces: homes behind NATs, an internet, wires with a delay.
+
+    with Lab() as lab:
+        alice = lab.home("alice", Nat.SYMMETRIC).host()
+        bob = lab.home("bob", Nat.PORT_RESTRICTED, Shape(delay=0.02, loss=0.01)).host()
+        url, turn = broker(lab.internet), coturn(lab.internet)      # of tests.netlab.servers
+        async with alice.peercli("pipe", "bob", "--server", url, "--ice", turn.url("udp")) as pipe:
+            ...
+
+        here, there = lab.node("here"), lab.node("there")           # or nothing but a wire
+        lab.wire(here, there, Shape(delay=0.01, rate=100e6))
+
+Packets stay in the namespaces. Leaving the block ends every process in them and removes them; what a crash
+left behind is removed when the next lab is made. It takes root, on Linux.
+
+Addresses: the internet is 198.18.0.0/15 (RFC 2544), its servers 198.18.0.1 and 198.18.0.2; in every home and
+LAN the router is 192.168.1.1 and the hosts count from 192.168.1.2, so that they collide as they do in life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests import tools
+from tests.commands import Command, peercli
+from tests.netlab.shaper import Counters, Shape, enter
+
+__all__ = ["Home", "Lab", "Nat", "Node", "Wire", "needed"]
+
+PREFIX = "peercli-lab-"  # of a namespace's name; the owner's process id follows
+NAMESPACES = Path("/run/netns")
+QUEUE_PACKETS = 10_000  # in a TUN device, for bursts that its router has not read yet
+REPOSITORY = Path(__file__).parents[2]
+
+_serials = itertools.count(1)
+
+
+class Nat(Enum):
+    """What stands between a home and the internet (RFC 4787, RFC 3489's names)."""
+
+    NONE = "public"
+    """Nothing: the hosts have public addresses."""
+    FULL_CONE = "full-cone"
+    """Endpoint-independent mapping and filtering."""
+    ADDRESS_RESTRICTED = "address-restricted"
+    """Endpoint-independent mapping, address-dependent filtering."""
+    PORT_RESTRICTED = "port-restricted"
+    """Endpoint-independent mapping, address- and port-dependent filtering: what most home routers do."""
+    SYMMETRIC = "symmetric"
+    """Address- and port-dependent mapping and filtering."""
+    UDP_BLOCKED = "udp-blocked"
+    """Port-restricted for TCP, and no UDP passes at all."""
+
+
+# Linux keeps a source port where it can, so a plain masquerade maps independently of the far end; its
+# filter is the connection table. What comes uninvited is dropped before it makes an entry there: that entry
+# would take the port from the connection on its way out, and nothing could be punched through.
+_RULES = """
+table ip lab {{
+    map mapped {{ type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 5m; }}
+    set sent_to {{ type ipv4_addr . inet_service; flags dynamic,timeout; timeout 5m; }}
+    chain in {{
+        type nat hook prerouting priority dstnat;
+        {dnat}
+    }}
+    chain out {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan" meta l4proto udp update @mapped {{ udp sport : ip saddr . udp sport }}
+        oifname "wan" meta l4proto udp update @sent_to {{ ip daddr . udp sport }}
+        oifname "wan" masquerade {masquerade}
+    }}
+    chain forward {{
+        type filter hook forward priority filter;
+        {forward}
+    }}
+    chain input {{
+        type filter hook input priority filter;
+        iifname "wan" ct state new drop
+    }}
+}}
+"""
+_DNAT = {
+    Nat.FULL_CONE: 'iifname "wan" dnat ip to udp dport map @mapped',
+    Nat.ADDRESS_RESTRICTED: 'iifname "wan" ip saddr . udp dport @sent_to dnat ip to udp dport map @mapped',
+}
+
+
+def _rules(nat: Nat) -> str:
+    return _RULES.format(
+        dnat=_DNAT.get(nat, ""),
+        masquerade="random,fully-random" if nat is Nat.SYMMETRIC else "",
+        forward="meta l4proto udp drop" if nat is Nat.UDP_BLOCKED else "",
+    )
+
+
+def needed() -> None:
+    """Skip the test where no lab can be made; in CI, fail it."""
+    if os.geteuid() != 0:
+        tools.missing("root, for network namespaces")
+    for name in ("ip", "nft", "sysctl"):
+        tools.program(name)
+    if not Path("/dev/net/tun").exists():
+        tools.missing("/dev/net/tun")
+    probe = f"{PREFIX}{os.getpid()}-0-probe"
+    try:
+        _ip("netns", "add", probe)
+        _ip("netns", "del", probe)
+    except subprocess.CalledProcessError as error:
+        tools.missing(f"network namespaces ({error.stderr.strip()})")
+
+
+class Lab:
+    """Namespaces, wires between them, and the processes in them, until the block is left."""
+
+    def __init__(self) -> None:
+        _remove_stale()
+        self._prefix = f"{PREFIX}{os.getpid()}-{next(_serials)}-"
+        self._undo = contextlib.ExitStack()
+        self._homes = 0
+        self._internet: Node | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process in the lab, and remove it."""
+        self._undo.close()
+
+    def node(self, name: str) -> Node:
+        """A machine with no connection to anything yet."""
+        node = Node(self._prefix + name)
+        self._undo.callback(node.close)
+        return node
+
+    @property
+    def internet(self) -> Node:
+        """Where the servers are, and what every home's packets go through."""
+        if self._internet is None:
+            self._internet = self.node("internet")
+            self._internet.forward()
+            self._internet.ip("addr add 198.18.0.1/32 dev lo", "addr add 198.18.0.2/32 dev lo")
+        return self._internet
+
+    def home(self, name: str, nat: Nat, up: Shape | None = None, down: Shape | None = None) -> Home:
+        """A home with a router on the internet, by a wire that does `up` to its packets, and `down` (or the
+        same) to those that come. Without either, the wire is as quick as the machine."""
+        self._homes += 1
+        number, home = self._homes, Home(self, name, public=self._homes if nat is Nat.NONE else None)
+        self.wire(home.router, self.internet, up, down, names=("wan", f"home{number}"))
+        home.router.ip(f"addr add 198.18.{number}.2/24 dev wan", f"route add default via 198.18.{number}.1")
+        self.internet.ip(f"addr add 198.18.{number}.1/24 dev home{number}")
+        home.router.forward()
+        if nat is Nat.NONE:
+            self.internet.ip(f"route add 198.19.{number}.0/24 via 198.18.{number}.2")
+        else:
+            home.router.run("nft", "-f", "-", input=_rules(nat))
+        return home
+
+    def lan(self, name: str) -> Home:
+        """A network with no way out."""
+        return Home(self, name, public=None)
+
+    def wire(
+        self,
+        here: Node,
+        there: Node,
+        shape: Shape | None = None,
+        back: Shape | None = None,
+        *,
+        names: tuple[str, str] | None = None,
+    ) -> Wire | None:
+        """Join two nodes by a wire that does `shape` to packets from `here` and `back` (or the same) to
+        those from `there`.
+
+        Devices get the `names`; without, they get addresses too: 10.N.0.1 here, 10.N.0.2 there. None is
+        returned where no shape is asked for: a pair of devices of the kernel's is wire enough.
+        """
+        self_made = names is None
+        number = next(_serials)
+        here_name, there_name = names or (f"wire{number}", f"wire{number}")
+        wire = None
+        if shape is None and back is None:
+            _ip(
+                *("link", "add", here_name, "netns", here.namespace),
+                *("type", "veth", "peer", "name", there_name, "netns", there.namespace),
+            )
+        else:
+            wire = Wire(here, there, f"wire{number}", shape or Shape(), back or shape or Shape())
+            self._undo.callback(wire.close)
+            for node, name in ((here, here_name), (there, there_name)):
+                if name != f"wire{number}":
+                    node.ip(f"link set wire{number} name {name}")
+                node.ip(f"link set {name} txqueuelen {QUEUE_PACKETS}")
+        for node, name, last in ((here, here_name, 1), (there, there_name, 2)):
+            if self_made:
+                node.ip(f"addr add 10.{number % 256}.0.{last}/24 dev {name}")
+                node.address = node.address or f"10.{number % 256}.0.{last}"
+            node.ip(f"link set {name} up")
+        return wire
+
+
+class Node:
+    """A machine: a network namespace, and the processes in it.
+
+    Attributes:
+        namespace: its name for `ip netns`.
+        address: its own on the first wire it got; empty before.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.address = ""
+        self._processes: list[subprocess.Popen[str]] = []
+        _ip("netns", "add", namespace)
+        # IPv6's link-local chatter would be packets that no test sent.
+        self.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+        self.ip("link set lo up")
+
+    def ip(self, *commands: str) -> None:
+        """Run `ip` commands here: `node.ip("link set lo up", …)`."""
+        _ip("-n", self.namespace, "-batch", "-", input="\n".join(commands))
+
+    def inside(self, *command: str) -> tuple[str, ...]:
+        """The command line that runs a command here."""
+        return ("ip", "netns", "exec", self.namespace, *command)
+
+    def run(self, *command: str, input: str | None = None) -> str:
+        """Run a command here to its end; its stdout.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
+        return _run(*self.inside(*command), input=input)
+
+    def start(self, *command: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start a command here, its stderr with its stdout; it ends with the lab."""
+        process = subprocess.Popen(
+            self.inside(*command),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        self._processes.append(process)
+        return process
+
+    @asynccontextmanager
+    async def peercli(self, *arguments: str, **options: Any) -> AsyncIterator[Command]:
+        """`tests.commands.peercli`, run here."""
+        async with peercli(*arguments, within=self.inside(), **options) as command:
+            yield command
+
+    def socket(self, kind: socket.SocketKind, address: str = "", port: int = 0) -> socket.socket:
+        """A socket of this machine's, bound, for the test itself to use."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            enter(self.namespace)
+            made.append(socket.socket(socket.AF_INET, kind))
+
+        thread = threading.Thread(target=make)  # the namespace is the thread's, and ends with it
+        thread.start()
+        thread.join()
+        made[0].bind((address, port))
+        return made[0]
+
+    def forward(self) -> None:
+        """Be a router from now on."""
+        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+    def close(self) -> None:
+        """End what runs here, and remove the namespace."""
+        _remove(self.namespace)
+        for process in self._processes:
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+class Home:
+    """A router, and the hosts behind it."""
+
+    def __init__(self, lab: Lab, name: str, *, public: int | None) -> None:
+        self.router = lab.node(f"{name}-router")
+        self._lab = lab
+        self._name = name
+        self._network = "192.168.1" if public is None else f"198.19.{public}"
+        self._hosts = 1
+        self.router.ip(
+            "link add lan type bridge", f"addr add {self._network}.1/24 dev lan", "link set lan up"
+        )
+
+    def host(self) -> Node:
+        """One more machine at home."""
+        self._hosts += 1
+        node = self._lab.node(f"{self._name}-{self._hosts}")
+        port = f"port{self._hosts}"
+        self._lab.wire(self.router, node, names=(port, "eth0"))
+        self.router.ip(f"link set {port} master lan")
+        node.address = f"{self._network}.{self._hosts}"
+        node.ip(f"addr add {node.address}/24 dev eth0", f"route add default via {self._network}.1")
+        return node
+
+
+class Wire:
+    """A wire whose shape can change at any time."""
+
+    def __init__(self, here: Node, there: Node, device: str, shape: Shape, back: Shape) -> None:
+        self._process = subprocess.Popen(
+            (sys.executable, "-m", "tests.netlab.shaper", device, here.namespace, there.namespace),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        self._answer()
+        self.reshape(shape, back)
+
+    def reshape(self, shape: Shape, back: Shape | None = None) -> tuple[Counters, Counters]:
+        """From now on do `shape` to packets one way, and `back` (or the same) to the others; the counters."""
+        return self._ask([asdict(shape), asdict(back or shape)])
+
+    def counters(self) -> tuple[Counters, Counters]:
+        """What went each way so far."""
+        return self._ask([])
+
+    def close(self) -> None:
+        """Cut it."""
+        assert self._process.stdin
+        assert self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, shapes: list[dict[str, float]]) -> tuple[Counters, Counters]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(shapes) + "\n")
+        self._process.stdin.flush()
+        here, there = (Counters(**counters) for counters in json.loads(self._answer()))
+        return here, there
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the wire's process has ended"
+        return line
+
+
+def _remove_stale() -> None:
+    """Remove what labs of processes that are gone have left."""
+    for path in NAMESPACES.glob(PREFIX + "*") if NAMESPACES.exists() else ():
+        owner = path.name.removeprefix(PREFIX).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            _remove(path.name)
+
+
+def _remove(namespace: str) -> None:
+    for pid in _run("ip", "netns", "pids", namespace).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    _ip("netns", "del", namespace)
+
+
+def _ip(*arguments: str, input: str | None = None) -> None:
+    _run("ip", *arguments, input=input)
+
+
+def _run(*command: str, input: str | None = None) -> str:
+    done = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
+    if done.returncode:
+        error = subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+        error.add_note(done.stderr)
+        raise error
+    return done.stdout

@@ -1,0 +1,63 @@
+"""The servers of a lab: a broker, and coturn for STUN and TURN.
+
+Each is started on a node, listens on its addresses, and ends with the lab.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from tests import tools
+from tests.netlab.lab import Node
+
+__all__ = ["Turn", "broker", "coturn"]
+
+WITHIN = 20.0  # s for a server to start
+STUN_PORT = 3478
+USER, PASSWORD, REALM = "lab", "secret", "lab.example"
+
+
+def broker(node: Node, address: str) -> str:
+    """Start `peercli server` on one of the node's addresses; its URL."""
+    command = (sys.executable, "-m", "peercli", "server", "--host", address)
+    process = node.start(*command)
+    assert process.stdout
+    said = process.stdout.readline()
+    assert said.startswith("Listening at "), said
+    return said.removeprefix("Listening at ").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """coturn's addresses, as `--ice` takes them."""
+
+    address: str
+
+    @property
+    def stun(self) -> str:
+        return f"stun:{self.address}:{STUN_PORT}"
+
+    def url(self, transport: str) -> str:
+        """TURN over `udp` or `tcp`."""
+        return f"turn:{USER}:{PASSWORD}@{self.address}:{STUN_PORT}?transport={transport}"
+
+
+def coturn(node: Node, *addresses: str) -> Turn:
+    """Start coturn on the node's addresses; with two of them it can tell kinds of NAT apart (RFC 5780)."""
+    options = ["-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", f"--realm={REALM}"]
+    options += [f"--user={USER}:{PASSWORD}", "--log-file=stdout", "--simple-log", "--pidfile="]
+    for address in addresses:
+        options += [f"--listening-ip={address}"]
+    options += [f"--relay-ip={addresses[0]}"]
+    process = node.start(tools.program("turnserver"), *options)
+    deadline = time.monotonic() + WITHIN
+    while True:
+        with node.socket(socket.SOCK_STREAM) as probe:
+            if probe.connect_ex((addresses[0], STUN_PORT)) == 0:
+                return Turn(addresses[0])
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "coturn does not listen"
+        time.sleep(0.05)
