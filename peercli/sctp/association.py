@@ -50,6 +50,8 @@ DEFAULT_SEND_BUFFER = 1024 * 1024
 DEFAULT_MAX_MESSAGE = 262_144
 
 MAX_CHANNELS = 1_024
+MAX_NAMES = 1024 * 1024
+"""Bytes that the labels and protocols of all channels may take together."""
 MAX_STREAMS = 65_535
 MAX_QUEUED_CONTROL = 64
 """Control chunks waiting to be sent; more are dropped, and asked for again if they matter."""
@@ -201,8 +203,8 @@ class Association:
     def send(self, channel_id: int, data: bytes, *, text: bool = False, now: float) -> None:
         """Queue a message. `data` is not copied and must not change.
 
-        Raises KeyError if the channel is not open, MessageTooBig, and BufferError if `room` is 0: a caller that
-        has more to send waits for RoomAvailable.
+        Raises KeyError if the channel is not open, MessageTooBig, and BufferError if `room` is 0: a caller
+        that has more to send waits for RoomAvailable.
         """
         channel = self.channels[channel_id]
         if channel.state is ChannelState.CLOSING or self._ended or self.state in _SHUTS_DOWN:
@@ -284,8 +286,11 @@ class Association:
         return self._max_packet
 
     def probe(self, size: int, now: float) -> None:
-        """Send a packet of `size` bytes to see whether the path carries it (RFC 8899); ProbeAcked or ProbeLost
-        will tell. It is not retransmitted, and its loss is no sign of congestion. One at a time."""
+        """Send a packet of `size` bytes to see whether the path carries it (RFC 8899).
+
+        ProbeAcked or ProbeLost will tell. It is not sent again, and its loss is no sign of congestion. While
+        one is under way, or before the set-up is done, this does nothing.
+        """
         if self._probe is not None or self._sender is None or self.state is not State.ESTABLISHED:
             return
         nonce = self._random(8)
@@ -324,7 +329,7 @@ class Association:
     # For the network ----------------------------------------------------------------------
 
     def receive(self, packets: Sequence[bytes], now: float) -> None:
-        """Take in all packets that have arrived; the more at once, the cheaper. Nothing that they hold raises."""
+        """Take in all packets that have arrived; the more at once, the cheaper. None of them can raise."""
         index, total = 0, len(packets)
         self.packets_received += total
         try:
@@ -373,6 +378,8 @@ class Association:
 
     def timeout(self) -> float | None:
         """When to call `handle_timeout` at the latest, and then `packets`; None if nothing is waited for."""
+        if self._ended:
+            return None
         times: list[float | None] = [self._timer]
         if self._sender is not None and self._receiver is not None and self._resets is not None:
             times += (
@@ -793,7 +800,14 @@ class Association:
         opening = Open.unpack(message)
         if opening is None or channel is not None or self._peer is None:
             return
-        if len(self.channels) >= MAX_CHANNELS or stream >= self._peer.inbound_streams:
+        names = sum(
+            len(known.opening.label) + len(known.opening.protocol) for known in self.channels.values()
+        )
+        if (
+            len(self.channels) >= MAX_CHANNELS
+            or names + len(message) > MAX_NAMES
+            or stream >= self._peer.inbound_streams
+        ):
             if self._resets is not None:
                 self._resets.want(stream)  # refuse it
             return
@@ -860,10 +874,10 @@ class Association:
                 self._queue.discard_unsent(self._queue.stream(stream_id))
 
     def _outgoing_is_reset(self, stream_id: int, now: float) -> None:
-        self._queue.reset(self._queue.stream(stream_id))
         channel = self.channels.get(stream_id)
         if channel is None:
-            return
+            return  # one that was refused
+        self._queue.reset(self._queue.stream(stream_id))
         channel.outgoing_reset = True
         if channel.incoming_reset:
             self._remove(channel)

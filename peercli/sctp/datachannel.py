@@ -33,7 +33,7 @@ class Ppid(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """DATA_CHANNEL_OPEN (RFC 8832 section 5.1). At most one of the two limits is given; the lifetime is in ms."""
+    """DATA_CHANNEL_OPEN (RFC 8832 section 5.1). At most one of the limits is given; the lifetime is in ms."""
 
     label: str = ""
     protocol: str = ""

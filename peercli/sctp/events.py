@@ -81,7 +81,7 @@ class ProbeLost:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The association is over: orderly if `error` is empty, else `error` says in a few words what happened."""
+    """The association is over: orderly if `error` is empty, else it says in a few words what happened."""
 
     error: str = ""
 

@@ -236,7 +236,7 @@ def read_sack(value: bytes) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 def forward_tsn(cumulative: int, skipped: Iterable[tuple[int, int]]) -> bytes:
-    """FORWARD-TSN (RFC 3758 section 3.2): the new cumulative TSN, and a stream's last SSN skipped for each."""
+    """FORWARD-TSN (RFC 3758 section 3.2): the new cumulative TSN, and (stream, last SSN skipped)."""
     body = cumulative.to_bytes(4, "big") + b"".join(_PARAM.pack(*pair) for pair in skipped)
     return chunk(Chunk.FORWARD_TSN, 0, body)
 

@@ -3,8 +3,8 @@
 `take` is the fast path: packets that hold nothing but the next DATA chunks. All else comes chunk by chunk
 to `on_data` and `on_forward_tsn`.
 
-The window is driven by the reader. What arrives counts against it until `consume` is told that the application
-took it; with each message counts an overhead, so that many tiny ones fill it as well.
+The window is driven by the reader. What arrives counts against it until `consume` is told that the
+application took it; with each message counts an overhead, so that many tiny ones fill it as well.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class ProtocolViolation(Exception):
 class _Partial:
     """Consecutive fragments of a message: of DATA by TSN, of I-DATA by FSN from 0 on.
 
-    `begun` and `ended` are DATA's: its first and its last fragment are there. `later` and `total` are I-DATA's:
-    fragments that came early, and the number of all, once known.
+    `begun` and `ended` are DATA's: its first and its last fragment are there. `later` and `total` are
+    I-DATA's: fragments that came early, and the number of all, once known.
     """
 
     __slots__ = (
@@ -97,7 +97,7 @@ class _Partial:
 
 
 class Receiver:
-    """`tsn` is the first that the far side will use; `head` is how every packet meant for us begins (8 bytes)."""
+    """`tsn` is the first that the far side will use; `head` is how every packet for us begins (8 bytes)."""
 
     def __init__(
         self,

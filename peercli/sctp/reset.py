@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import islice
 
 from peercli.sctp.packet import Chunk, Param, chunk, param
 from peercli.sctp.ranges import unwrap
@@ -35,7 +36,7 @@ class StreamResets:
 
     def __init__(self, local_tsn: int, peer_tsn: int) -> None:
         # Ours.
-        self._wanted: list[int] = []
+        self._wanted: dict[int, None] = {}  # in order
         self._request: Request | None = None
         self._next_sequence = local_tsn
         self._response_sequence = (peer_tsn - 1) & _MASK
@@ -51,18 +52,17 @@ class StreamResets:
 
     def want(self, stream: int) -> None:
         """Reset an outgoing stream, on which nothing is sent until that is answered."""
-        self._wanted.append(stream)
+        self._wanted[stream] = None
 
     def due(self, now: float, last_tsn: int, rto: float) -> bytes | None:
         """The request to send now, new or again. `last_tsn` is the last that was given out."""
         if self._request is None:
             if not self._wanted:
                 return None
-            streams, self._wanted = (
-                self._wanted[:MAX_STREAMS_A_REQUEST],
-                self._wanted[MAX_STREAMS_A_REQUEST:],
-            )
-            self._request = Request(self._next_sequence, last_tsn & _MASK, tuple(streams))
+            streams = tuple(islice(self._wanted, MAX_STREAMS_A_REQUEST))
+            for stream in streams:
+                del self._wanted[stream]
+            self._request = Request(self._next_sequence, last_tsn & _MASK, streams)
             self._next_sequence = (self._next_sequence + 1) & _MASK
             self._tries = 0
         elif self._at is None or now < self._at:

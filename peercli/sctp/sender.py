@@ -1,11 +1,11 @@
 """The sending half of an association: TSNs, what is outstanding, what was lost, and when to send.
 
-Cost is what shapes it. Chunks are kept as the bytes that were sent, in one list; a call to `transmit` leaves one
-`Flight` for all that it sent; a SACK costs as much as it newly acknowledges. Only a chunk that is overtaken, and
-so may be lost, gets an object of its own.
+Cost is what shapes it. Chunks are kept as the bytes that were sent, in one list; a call to `transmit` leaves
+one `Flight` for all that it sent; a SACK costs as much as it newly acknowledges. Only a chunk that is
+overtaken, and so may be lost, gets an object of its own.
 
-Loss is found by what was delivered later (RFC 8985, with QUIC's packet threshold of RFC 9002 until reordering is
-seen), by a probe for lost tails, and at last by RFC 9260's retransmission timer.
+Loss is found by what was delivered later (RFC 8985, with a packet threshold as in RFC 9002, which grows with
+the reordering that is seen), by probes for lost tails, and at last by RFC 9260's retransmission timer.
 """
 
 from __future__ import annotations
@@ -192,7 +192,8 @@ class Sender:
         self.set_max_packet(max_packet)
         self.rtt = RoundTrip()
 
-        # Up to `cum` all was acknowledged; below `_top` each chunk was, or is in `_missing`; the rest is in flight.
+        # Up to `cum` all was acknowledged; below `_top` a chunk was, or it is in `_missing`; the rest is in
+        # flight.
         self.next_tsn = tsn + (1 << 32)
         self.cum = self.next_tsn - 1
         self._top = self.next_tsn
@@ -352,7 +353,7 @@ class Sender:
         if sent:
             self._after_sending(now, sent)
         if budget > 0 and not self._lost and len(packets.done) < limit:
-            # The application, or the far side's window, limits us: what is measured now is not the path's rate.
+            # The application or the far side's window limits us: what is measured now is not the path's rate.
             self.app_limited_until = max(self.delivered + self.in_flight, 1)
         self.packets_sent += len(packets.done)
         return packets.done
@@ -521,8 +522,8 @@ class Sender:
         self.bytes_sent += size
 
     def _repeat(self, packets: _Packets) -> None:
-        """Send the last chunk once more, so that its SACK shows what is missing before it (RFC 8985 section 7);
-        the first one, if that was of no use."""
+        """Send the last chunk once more, so that its SACK shows what is missing before it (RFC 8985
+        section 7); if that was of no use, the first."""
         if self._probes > 1:
             tsn = self.cum + 1
         elif self.next_tsn > self._top:

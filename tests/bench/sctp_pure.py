@@ -2,8 +2,8 @@
 
     python -m tests.bench.sctp_pure [--megabytes N] [--packet N]
 
-No sockets and no encryption: two associations hand each other lists of packets, and only the calls of one side
-are timed at a time.
+No sockets and no encryption: two associations hand each other lists of packets, and the calls of each side
+are timed. It is processor time, so a busy machine disturbs it less.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
-from peercli.sctp.association import Association
+from peercli.sctp.association import Association, State
 from peercli.sctp.events import ChannelOpened, Event, MessageReceived, RoomAvailable
 
 __all__ = ["Endpoint", "Path", "Simulation"]
@@ -90,8 +92,17 @@ class Simulation:
         self.steps = 0
         self.on_packet: Callable[[Endpoint, bytes], None] = lambda sender, packet: None
 
-    def association(self, **options: object) -> Association:
-        return Association(random=self.random.randbytes, **options)  # type: ignore[arg-type]
+    def association(self, *, tsn: int | None = None, **options: Any) -> Association:
+        """An association with this simulation's randomness, or that begins at a certain TSN."""
+        fours = count()
+
+        def random_bytes(size: int) -> bytes:
+            # The tag is drawn first, then the initial TSN.
+            if tsn is not None and size == 4 and next(fours) % 2:
+                return tsn.to_bytes(4, "big")
+            return self.random.randbytes(size)
+
+        return Association(random=random_bytes, **options)
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         self._count += 1
@@ -182,16 +193,13 @@ class Simulation:
     def _arrive(self, endpoint: Endpoint, packet: bytes) -> None:
         """Packets that arrive at the same moment are one batch, as from a drained socket."""
         endpoint.batch.append(packet)
-        if self._events and self._events[0][0] <= self.now and len(endpoint.batch) < 64:
-            following = self._events[0]
-            heapq.heappop(self._events)
-            following[2]()
-            return
-        for each in (self.client, self.server):
-            if each.batch:
-                batch, each.batch = each.batch, []
-                each.association.receive(batch, self.now)
-                self.flush(each)
+        if len(endpoint.batch) == 1:
+            self.at(self.now, lambda: self._take_batch(endpoint))
+
+    def _take_batch(self, endpoint: Endpoint) -> None:
+        batch, endpoint.batch = endpoint.batch, []
+        endpoint.association.receive(batch, self.now)
+        self.flush(endpoint)
 
     def run(self, until: Callable[[], bool] = lambda: False, *, seconds: float = 600.0) -> bool:
         """Let time pass until that holds, or for so long. True if it came to hold."""
@@ -215,7 +223,7 @@ class Simulation:
         if both:
             self.server.association.connect(self.now)
         connected = self.run(
-            lambda: all("ESTABLISHED" == e.association.state.name for e in (self.client, self.server))
+            lambda: all(e.association.state is State.ESTABLISHED for e in (self.client, self.server))
         )
         assert connected, "no association"
 

@@ -103,10 +103,11 @@ def test_hundreds_of_channels_open_and_close_on_one_association(interleaving: bo
         assert simulation.transfer(opener, channel, [b"%d" % n, bytes(3000)])
         assert other.received[channel] == [b"%d" % n, bytes(3000)]
         closer.association.close_channel(channel)
+        closed = 2 * n + 2
         assert simulation.run(
-            lambda: (
-                simulation.client.count(ChannelClosed) + simulation.server.count(ChannelClosed) == 2 * n + 2
-            )  # noqa: B023
+            lambda closed=closed: (  # type: ignore[misc]
+                simulation.client.count(ChannelClosed) + simulation.server.count(ChannelClosed) == closed
+            )
         )
     for endpoint in (simulation.client, simulation.server):
         assert endpoint.association.channels == {}
