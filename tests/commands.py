@@ -13,7 +13,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 __all__ = ["Command", "peercli"]
@@ -29,6 +29,7 @@ class Command:
         self.process = process
         self.stderr = ""
         """What it has said on stderr so far."""
+        self._read_to = 0
         self._name = name
         self._heard = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
@@ -40,17 +41,24 @@ class Command:
             self._heard.set()
         self._heard.set()
 
-    async def says(self, text: str) -> None:
-        """Wait until it has said `text` on stderr."""
-        try:
+    async def says(self, text: str) -> str:
+        """Wait until it says `text` on stderr, after what was waited for before; the rest of that line."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(WITHIN):
-                while text not in self.stderr and not self._listening.done():
+                while (found := self._find(text)) is None and not self._listening.done():
                     self._heard.clear()
                     await self._heard.wait()
-        except TimeoutError:
-            pass
-        if text not in self.stderr:
-            raise self._failure(f"did not say {text!r}")
+                if found is not None:
+                    return found
+        raise self._failure(f"did not say {text!r}")
+
+    def _find(self, text: str) -> str | None:
+        start = self.stderr.find(text, self._read_to)
+        end = self.stderr.find("\n", start)
+        if start < 0 or end < 0:
+            return None
+        self._read_to = end
+        return self.stderr[start + len(text) : end]
 
     async def line(self) -> str:
         """The next line of stdout, without its end."""
@@ -109,27 +117,39 @@ class Command:
         finally:
             await self._listening
 
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+
     def _failure(self, what: str) -> AssertionError:
         return AssertionError(f"{self._name} {what}; its stderr:\n{self.stderr or '(nothing)'}")
 
 
 @asynccontextmanager
-async def peercli(*arguments: str, **environment: str) -> AsyncIterator[Command]:
+async def peercli(
+    *arguments: str,
+    stdout: int = PIPE,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> AsyncIterator[Command]:
     """Start `peercli ARGUMENTS`, with pipes for its streams.
 
     Args:
-        environment: added to this process's own, without what would configure peercli.
+        stdout: DEVNULL where nobody reads it: a full pipe would stop the process.
+        env: added to this process's own, without what would configure peercli.
+        within: a command that runs it: `ip netns exec NAME`.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PEERCLI_")}
     process = await asyncio.create_subprocess_exec(
+        *within,
         sys.executable,
         "-m",
         "peercli",
         *arguments,
         stdin=PIPE,
-        stdout=PIPE,
+        stdout=stdout,
         stderr=PIPE,
-        env=inherited | environment,
+        env=inherited | dict(env or {}),
         limit=MAX_LINE,
     )
     command = Command(f"peercli {' '.join(arguments)}", process)

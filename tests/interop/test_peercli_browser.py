@@ -41,23 +41,15 @@ async def soon(awaited: Awaitable[T]) -> T:
         return await awaited
 
 
-def our_peer(server: str, id: str = "shell") -> Peer:
+def our_peer(server: str, id: str | None = None) -> Peer:
     """The library's side; no address is asked of anybody."""
     return Peer(id, server=server, ice_servers=())
-
-
-async def accepted(peer: Peer) -> DataConnection:
-    """The next connection that comes to our side."""
-    async with asyncio.timeout(WITHIN):
-        async for connection in peer.connections():
-            return connection
-    raise AssertionError("our peer has ended")
 
 
 async def from_page(theirs: PagePeer, ours: Peer, **options: Any) -> tuple[PageConnection, DataConnection]:
     """Both ends of a connection that the page opens to us."""
     there = await theirs.connect(ours.id, **options)
-    return there, await accepted(ours)
+    return there, await soon(ours.accept())
 
 
 async def to_page(ours: Peer, theirs: PagePeer, **options: Any) -> tuple[DataConnection, PageConnection]:
@@ -76,10 +68,10 @@ async def talks(here: DataConnection, there: PageConnection) -> None:
 
 
 @pytest.mark.parametrize("serialization", SERIALIZATIONS)
-async def test_values_from_the_page(page: Page, broker: BrokerFactory, serialization: str) -> None:
+async def test_values_from_the_page(page: Page, server: str, serialization: str) -> None:
     """Python reads what the page sent."""
     cases = sendable(serialization)
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         there, here = await from_page(
             await page.peer(server), ours, serialization=serialization, reliable=True
         )
@@ -130,11 +122,11 @@ PLAIN += [[None, [1, {"a": None}]], {"ключ": [{"": "x"}]}, "x" * 8_000, list
 
 
 @pytest.mark.parametrize("serialization", SERIALIZATIONS)
-async def test_values_to_the_page(page: Page, broker: BrokerFactory, serialization: str) -> None:
+async def test_values_to_the_page(page: Page, server: str, serialization: str) -> None:
     """The page reads what Python sent."""
     values = [] if serialization == "raw" else [(value, value) for value in PLAIN]
     values += TO_PAGE["binary" if serialization == "binary-utf8" else serialization]
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         here, there = await to_page(ours, await page.peer(server), serialization=serialization)
         for value, _ in values:
             await soon(here.send(value))
@@ -148,9 +140,9 @@ async def test_values_to_the_page(page: Page, broker: BrokerFactory, serializati
 @pytest.mark.parametrize(
     ("serialization", "reliable"), [("binary", True), ("binary", False), ("MsgPack", True)]
 )
-async def test_5_mb(page: Page, broker: BrokerFactory, serialization: str, reliable: bool) -> None:
+async def test_5_mb(page: Page, server: str, serialization: str, reliable: bool) -> None:
     """A message far over a data channel's limit, in chunks, each way."""
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         options = {"serialization": serialization, "reliable": reliable}
         there, here = await from_page(await page.peer(server), ours, **options)
         await there.send({"$": "Uint8Array", "count": BIG})
@@ -159,10 +151,10 @@ async def test_5_mb(page: Page, broker: BrokerFactory, serialization: str, relia
         assert await there.receive() == [large("Uint8Array", counted(BIG))]
 
 
-async def test_label_and_metadata(page: Page, broker: BrokerFactory) -> None:
+async def test_label_and_metadata(page: Page, server: str) -> None:
     """What one side says of a connection, the other sees; a label not given is the connection's id."""
     metadata = {"ключ": [1, None, {"deep": "🥦"}]}
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
         there, here = await from_page(theirs, ours, label="a label", metadata=metadata)
         assert (here.label, here.metadata, here.peer) == ("a label", metadata, theirs.id)
@@ -181,10 +173,10 @@ async def test_label_and_metadata(page: Page, broker: BrokerFactory) -> None:
 
 
 @pytest.mark.parametrize("reliable", [True, False])
-async def test_order(page: Page, broker: BrokerFactory, reliable: bool) -> None:
+async def test_order(page: Page, server: str, reliable: bool) -> None:
     """Both sides agree on whether messages keep their order; either way all of them arrive, in chunks too."""
     values: list[Any] = [*range(200), *(f"{number:05}" * 4_000 for number in range(10))]
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
         there, here = await from_page(theirs, ours, reliable=reliable)
         both = [(here, there), await to_page(ours, theirs, reliable=reliable)]
@@ -201,14 +193,14 @@ async def test_order(page: Page, broker: BrokerFactory, reliable: bool) -> None:
                 assert sorted(received, key=str) == sorted(returned, key=str) == sorted(values, key=str)
 
 
-async def test_many_connections_at_once(page: Page, broker: BrokerFactory) -> None:
+async def test_many_connections_at_once(page: Page, server: str) -> None:
     """Eight connections each way, opened together, do not mix their messages."""
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
-        opened = asyncio.gather(*(theirs.connect("shell", label=f"page {n}") for n in range(8)))
+        opened = asyncio.gather(*(theirs.connect(ours.id, label=f"page {n}") for n in range(8)))
         from_here = asyncio.gather(*(ours.connect(theirs.id, label=f"shell {n}") for n in range(8)))
         accepted_there = [await theirs.accept() for _ in range(8)]
-        accepted_here = [await accepted(ours) for _ in range(8)]
+        accepted_here = [await soon(ours.accept()) for _ in range(8)]
         heres = accepted_here + await soon(from_here)
         theres = {there.facts["label"]: there for there in accepted_there + await soon(opened)}
         for here in heres:
@@ -220,9 +212,9 @@ async def test_many_connections_at_once(page: Page, broker: BrokerFactory) -> No
 
 
 @pytest.mark.parametrize("closer", ["page", "shell"])
-async def test_close(page: Page, broker: BrokerFactory, closer: str) -> None:
+async def test_close(page: Page, server: str, closer: str) -> None:
     """One side closes, the other sees it; other connections of the two stay."""
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
         there, here = await from_page(theirs, ours)
         here_too, there_too = await to_page(ours, theirs)
@@ -238,10 +230,10 @@ async def test_close(page: Page, broker: BrokerFactory, closer: str) -> None:
 
 
 @pytest.mark.parametrize("serialization", ["binary", "json", "MsgPack"])
-async def test_flush_close(page: Page, broker: BrokerFactory, serialization: str) -> None:
+async def test_flush_close(page: Page, server: str, serialization: str) -> None:
     """Whoever closes with flush, all that was sent before arrives."""
     values = [f"{number:03}" * 500 for number in range(100)]
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
         options = {"serialization": serialization, "reliable": True}
         there, here = await from_page(theirs, ours, **options)
@@ -262,22 +254,22 @@ async def collected(connection: DataConnection) -> list[Any]:
     return [value async for value in connection]
 
 
-async def test_an_id_taken(page: Page, broker: BrokerFactory) -> None:
+async def test_an_id_taken(page: Page, server: str) -> None:
     """Neither side can take the id that the other has."""
-    async with broker() as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         thief = await page.create(server, ours.id)
         assert (await thief.happened("error"))["type"] == "unavailable-id"
-        await page.peer(server, "theirs")
+        theirs = await page.peer(server)
         with pytest.raises(UnavailableID):
-            async with our_peer(server, "theirs"):
+            async with our_peer(server, theirs.id):
                 pass
-        there, here = await from_page(await page.peer(server), ours)
+        there, here = await from_page(theirs, ours)
         await talks(here, there)
 
 
-async def test_a_peer_that_is_not_there(page: Page, broker: BrokerFactory) -> None:
+async def test_a_peer_that_is_not_there(page: Page, server: str) -> None:
     """Both sides are told, and can go on."""
-    async with broker(expire_timeout=1) as server, our_peer(server) as ours:
+    async with our_peer(server) as ours:
         theirs = await page.peer(server)
         await theirs.dial("nobody")
         with pytest.raises(PeerUnavailable):

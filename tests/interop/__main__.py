@@ -1,0 +1,17 @@
+"""`python -m tests.interop [PYTEST ARGUMENTS]`: run the browser tests, then print their table."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+with tempfile.TemporaryDirectory() as folder:
+    table = Path(folder) / "table.md"
+    os.environ["PEERCLI_INTEROP_TABLE"] = str(table)
+    code = pytest.main([str(Path(__file__).parent), *sys.argv[1:]])
+    print(f"\n{table.read_text()}" if table.exists() else "")
+sys.exit(code)
