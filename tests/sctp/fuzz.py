@@ -223,7 +223,7 @@ class Attacker:
 
 
 def hostile_case(seed: int) -> None:
-    """Two associations talk while one of them hears an attacker too. Nothing may raise, or grow without end."""
+    """Two associations talk while one hears an attacker too. Nothing may raise, or grow without end."""
     rng = random.Random(seed)
     simulation = Simulation(Path(jitter=0.005), Path(), seed=seed)
     interleaving = bool(rng.getrandbits(1))
