@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 CONSENT_INTERVAL = 2.5  # s between consent checks (RFC 7675 §5.1 suggests 5; we notice sooner)
 CONSENT_TIMEOUT = 10.0  # s without an answer until the path counts as dead
 SERVER_TIMEOUT = 10.0  # s for one STUN or TURN server
+RECEIVE_BUFFER = 1 << 18  # bytes asked of the kernel for each socket
 FAREWELL_TIMEOUT = 1.0  # s for a TURN server to free an allocation, at the end
 MAX_REMOTE_CANDIDATES = 100  # signalled, and seen in checks (RFC 8445 §6.1.2.5 limits the pairs alike)
 
@@ -50,7 +51,6 @@ for _name in (
     "check_incoming",
     "close",
     "gather_candidates",
-    "get_component_candidates",
     "query_consent",
     "sort_check_list",
 ):
@@ -105,8 +105,36 @@ class Agent(Connection):
             return
         self._local_candidates_start = True
         if self._transport_policy is TransportPolicy.ALL:
-            self._local_candidates += await self.get_component_candidates(1, host_addresses())
+            for address in host_addresses():
+                await self._open_socket(address)
         self._local_candidates_end = True
+
+    async def _open_socket(self, address: str) -> None:
+        """Become reachable at one of this machine's addresses, if that is possible."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.create_datagram_endpoint(
+                lambda: StunProtocol(self), local_addr=(address, 0)
+            )
+        except OSError as error:
+            logger.info("no socket at %s: %s", address, error)
+            return
+        if self._closing:  # meanwhile, and did not see this one
+            await protocol.close()
+            return
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        host, port = transport.get_extra_info("sockname")[:2]
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=1,
+            transport="udp",
+            priority=candidate_priority(1, "host"),
+            host=host,
+            port=port,
+            type="host",
+        )
+        self._protocols.append(protocol)
+        self._local_candidates.append(protocol.local_candidate)
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
         if remote_candidate is None or (
@@ -133,6 +161,13 @@ class Agent(Connection):
             await asyncio.wait(farewells)
         await super().close()
 
+    async def connect(self) -> None:
+        await super().connect()
+        if self._closing and self._query_consent_task is not None:
+            # Closed just as a pair was found: aioice would now ask for consent, for ever.
+            self._query_consent_task.cancel()
+            raise ConnectionError("the connection was closed meanwhile")
+
     async def query_consent(self) -> None:
         """Check that the far side still agrees to be sent to (RFC 7675), and close when it is silent.
 
@@ -154,6 +189,7 @@ class Agent(Connection):
             except (stun.TransactionError, TimeoutError):
                 logger.info("no consent from %s for %s s", pair.remote_addr, CONSENT_TIMEOUT)
                 self._query_consent_task = None
+                self._lose()
                 await self.close()
                 return
 
@@ -164,6 +200,18 @@ class Agent(Connection):
         for candidate in self._remote_candidates:
             self._pair_remote_candidate(candidate)
         self.sort_check_list()
+
+    on_lost: Callable[[], None] | None = None
+    """Called when the path is found to be dead, before aiortc can take that for a farewell."""
+
+    def _lose(self) -> None:
+        if self.on_lost is not None and not self._closing:
+            self.on_lost()
+
+    def protocol_lost(self, protocol: StunProtocol) -> None:
+        if (pair := self.selected) is not None and pair.protocol is protocol:
+            self._lose()
+        super().protocol_lost(protocol)
 
     tap: Callable[[bytes], None] | None = None
     """Where datagrams of DTLS go instead of to `recv`, if anywhere."""
