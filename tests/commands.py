@@ -72,14 +72,18 @@ class Command:
             raise self._failure(f"ended its stdout with {line!r}")
         return line.decode().removesuffix("\n")
 
-    async def output(self) -> bytes:
-        """The rest of stdout, to its end."""
+    async def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes of stdout, or the rest of it: fewer only if it ends."""
         assert self.process.stdout
         try:
             async with asyncio.timeout(WITHIN):
-                return await self.process.stdout.read()
+                if size < 0:
+                    return await self.process.stdout.read()
+                return await self.process.stdout.readexactly(size)
+        except asyncio.IncompleteReadError as error:
+            return error.partial
         except TimeoutError:
-            raise self._failure("did not end its stdout") from None
+            raise self._failure("did not end its stdout, or print as much") from None
 
     async def write(self, data: str | bytes) -> None:
         """Write to its stdin, and wait until it has gone into the pipe."""

@@ -47,13 +47,13 @@ def program(*names: str) -> str:
 
 
 @cache
-def _install(lock: str) -> str:
-    """Install tests/interop/package-lock.json once; return npm's complaint, or nothing."""
-    if (INTEROP / "node_modules" / ".package-lock.json").exists():
+def _install() -> str:
+    """Install what tests/interop/package-lock.json says, unless that is done; npm's complaint, or nothing."""
+    lock, installed = INTEROP / "package-lock.json", INTEROP / "node_modules" / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return ""
-    done = subprocess.run(
-        ["npm", "ci", "--no-audit"], cwd=INTEROP, capture_output=True, text=True, check=False
-    )
+    command = ["npm", "ci", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=INTEROP, capture_output=True, text=True, check=False, timeout=600)
     return done.stderr[-2000:] if done.returncode else ""
 
 
@@ -61,7 +61,7 @@ def node_modules() -> Path:
     """The folder of npm packages from tests/interop, installed at first use."""
     program("node")
     program("npm")
-    if complaint := _install("package-lock.json"):
+    if complaint := _install():
         missing(f"npm packages ({complaint})")
     return INTEROP / "node_modules"
 

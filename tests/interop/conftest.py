@@ -127,8 +127,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     assert isinstance(item, pytest.Function)
     if report.failed and isinstance(page := item.funcargs.get("page"), Page):
         report.sections.append((f"Printed by {page.name}", "\n".join(page.console) or "nothing"))
-    if report.when == "call" or not report.passed:
-        parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    if "browser" in parameters and (report.when == "call" or not report.passed):
         _table(item.config).note(item.originalname, parameters, report.outcome)
     return report
 

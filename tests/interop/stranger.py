@@ -1,15 +1,17 @@
-"""Pages that hide the machine's addresses behind mDNS names, as any page on the web does.
+"""A page that hides the machine's addresses behind mDNS names, as any page on the web does.
 
-A script, to be run in a network namespace of its own: browsers ask for such names by multicast, and that is
-not to leave the test. See test_stranger.py.
+A script, to be run in a network namespace of its own: a browser asks for such names by multicast, and that is
+not to leave the test. Its arguments name the browser and the broker; see test_stranger.py.
 """
 
 from __future__ import annotations
 
+import sys
+
 from peercli.peer.peer import Peer
 from tests import tools
-from tests.brokers import peerserver
-from tests.interop.browsers import BROWSERS, Browsers, Page
+from tests.brokers import BROKERS, BrokerFactory
+from tests.interop.browsers import Browsers, Page
 
 CANDIDATE = """
 new Promise((resolve) => {
@@ -21,11 +23,11 @@ new Promise((resolve) => {
 """
 
 
-async def meet(page: Page) -> None:
+async def meet(page: Page, broker: BrokerFactory) -> None:
     """Fail unless the page hides its addresses, and talks with us nevertheless, whoever connects."""
     candidate = await page.evaluate(CANDIDATE)
     assert ".local " in candidate, candidate
-    async with peerserver() as server, Peer("shell", server=server, ice_servers=()) as ours:
+    async with broker() as server, Peer("shell", server=server, ice_servers=()) as ours:
         theirs = await page.peer(server, "page")
         there = await theirs.connect("shell")
         both = [(await ours.accept(), there), (await ours.connect("page"), await theirs.accept())]
@@ -37,7 +39,10 @@ async def meet(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    with Browsers() as browsers:
-        for name in BROWSERS:
-            with browsers.launch(name, stranger=True) as browser, browser.open() as page:
-                tools.run(meet(page))
+    _, browser_name, broker_name = sys.argv
+    with (
+        Browsers() as browsers,
+        browsers.launch(browser_name, stranger=True) as browser,
+        browser.open() as page,
+    ):
+        tools.run(meet(page, BROKERS[broker_name]))

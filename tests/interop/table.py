@@ -32,7 +32,7 @@ class Table:
         others = {name: value for name, value in parameters.items() if name not in {"browser", "broker"}}
         name = test.removeprefix("test_").replace("_", " ")
         row = ", ".join([name, *(_named(*item) for item in others.items())])
-        column = (parameters.get("browser", "both"), parameters.get("broker", "peercli"))
+        column = (parameters["browser"], parameters.get("broker", "peercli"))
         cells = self._rows.setdefault(row, {})
         if cells.get(column) != OUTCOMES["failed"]:
             cells[column] = OUTCOMES[outcome]

@@ -77,6 +77,9 @@ async def test_values_from_the_page(page: Page, server: str, serialization: str)
         )
         await there.send(*(case.sent for case in cases))
         received = [from_python(await soon(here.receive())) for _ in cases]
+        if serialization != "raw":
+            await there.send(None)
+            assert await soon(here.receive()) is None
         expected = [in_python(case, serialization) for case in cases]
         assert differences(cases, expected, received) == []
 
@@ -255,10 +258,11 @@ async def collected(connection: DataConnection) -> list[Any]:
 
 
 async def test_an_id_taken(page: Page, server: str) -> None:
-    """Neither side can take the id that the other has."""
+    """Neither side can take the id that the other has, however many try at once."""
     async with our_peer(server) as ours:
-        thief = await page.create(server, ours.id)
-        assert (await thief.happened("error"))["type"] == "unavailable-id"
+        thieves = [await page.create(server, ours.id) for _ in range(10)]
+        errors = [await thief.happened("error") for thief in thieves]
+        assert [error["type"] for error in errors] == ["unavailable-id"] * 10
         theirs = await page.peer(server)
         with pytest.raises(UnavailableID):
             async with our_peer(server, theirs.id):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests import tools
+from tests.brokers import BROKERS
+from tests.interop.browsers import BROWSERS
 
 # Browsers look for a default route, and for a network that takes multicast.
 NETWORK = """
@@ -20,20 +24,22 @@ exec "$@"
 """
 
 
-def test_pages_that_hide_their_addresses() -> None:
-    """Chromium and Firefox find peercli, and are found, without telling where they are."""
+@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_a_page_that_hides_its_addresses(browser: str, broker: str) -> None:
+    """The page and peercli find one another, whoever connects, though the page does not tell where it is."""
     tools.node_modules()
     tools.program("ip")
     network = [tools.program("unshare"), "--map-root-user", "--net", "sh", "-c", NETWORK, "sh"]
     if subprocess.run([*network, "true"], capture_output=True, check=False).returncode:
         tools.missing("a network namespace of one's own (unshare --net)")
     done = subprocess.run(
-        [*network, sys.executable, "-m", "tests.interop.stranger"],
+        [*network, sys.executable, "-m", "tests.interop.stranger", browser, broker],
         cwd=tools.INTEROP.parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=90,
         check=False,
     )
     assert done.returncode == 0, done.stdout

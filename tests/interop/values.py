@@ -169,7 +169,7 @@ CASES = (
          {"json": NEVER, "raw": large("ArrayBuffer", counted(100_000))}
          | dict.fromkeys(("binary", "MsgPack"), large("Uint8Array", counted(100_000)))),
 )  # fmt: skip
-"""Every value but a bare null or undefined: a page that gets one throws (see `nulls` in the tests)."""
+"""Every value but a bare null or undefined: a stock page throws when it gets one."""
 
 
 def sendable(serialization: str) -> list[Case]:
