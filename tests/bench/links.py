@@ -4,6 +4,9 @@ The links are wires of tests/netlab with a queue of one round trip. Goodput is w
 seconds of the connection's opening, start-up phase and all; iperf3 counts alike. Shares are those of flows
 that start together on one link, without the first seconds; the round trip beside them is that of datagrams
 of the bench's own. It takes root, as tests/netlab does.
+
+The kernel's TCP hardly minds what else the machine does, a process does: on one that is busy with other work,
+`--realtime` lets the peerclis run before it, to see what the protocol can do.
 """
 
 from __future__ import annotations
@@ -58,12 +61,17 @@ class Link:
 
 LINKS = (Link(0.02, 100), Link(0.02, 100, 0.01), Link(0.1, 100, 0.001), Link(0.3, 20))
 SHARED = Link(0.02, 50)
+SIDE_BY_SIDE = (
+    *(("pipe",), ("bbr",), ("cubic",)),
+    *(("pipe", "pipe"), ("pipe", "cubic"), ("pipe", "bbr"), ("cubic", "bbr")),
+)
 
 
 class Ends:
     """Two nodes joined by a link, with a broker and an iperf3 server at the far end."""
 
-    def __init__(self, lab: Lab, link: Link) -> None:
+    def __init__(self, lab: Lab, link: Link, *, realtime: bool) -> None:
+        self.before = ("chrt", "--rr", "1") if realtime else ()  # what starts a peercli
         self.here, self.there = lab.node("here"), lab.node("there")
         self.wire = lab.wire(self.here, self.there, link.shape)
         self.broker = broker(self.there, self.there.address)
@@ -77,12 +85,12 @@ def pipe(ends: Ends) -> Iterator[Flow]:
     common = ("--server", ends.broker, "--ice", "none", "--json")
     name = f"pipe-{next(ends.serial)}"
     with ExitStack() as stack:
-        receiver = _peercli(ends.there, "pipe", "--id", name, "--recv-only", *common)
+        receiver = _peercli(ends, ends.there, "pipe", "--id", name, "--recv-only", *common)
         stack.enter_context(receiver)
         stack.callback(receiver.kill)
         _await_event(receiver, "open")
         with open("/dev/zero", "rb") as zeros:
-            sender = _peercli(ends.here, "pipe", name, "--send-only", *common, stdin=zeros.fileno())
+            sender = _peercli(ends, ends.here, "pipe", name, "--send-only", *common, stdin=zeros.fileno())
         stack.enter_context(sender)
         stack.callback(sender.kill)
         arrived = _Counter(lambda: len(receiver.stdout.read1(1 << 20)))  # type: ignore[union-attr]
@@ -90,9 +98,11 @@ def pipe(ends: Ends) -> Iterator[Flow]:
         yield arrived.count
 
 
-def _peercli(node: Node, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def _peercli(
+    ends: Ends, node: Node, *arguments: str, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        node.inside(sys.executable, "-m", "peercli", *arguments),
+        node.inside(*ends.before, sys.executable, "-m", "peercli", *arguments),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -158,6 +168,8 @@ def iperf3(ends: Ends, congestion: str, seconds: int) -> float:
     """Mbit/s as iperf3's receiving end counts them."""
     arguments = ("--client", ends.there.address, "--congestion", congestion, "--time", str(seconds), "--json")
     report = json.loads(ends.here.run("iperf3", *arguments))
+    if "error" in report:
+        raise RuntimeError(f"iperf3: {report['error']}")
     return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
 
 
@@ -213,18 +225,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=int, default=12)
     parser.add_argument("--link", type=int, action="append", help="only this one of LINKS, counted from 0")
     parser.add_argument("--no-shares", action="store_true")
+    parser.add_argument("--realtime", action="store_true")
     options = parser.parse_args(arguments)
     print(f"Mbit/s, {options.seconds} s, medians and ranges of {options.rounds} rounds")
     for number in options.link or range(len(LINKS)):
-        compare(LINKS[number], options.rounds, options.seconds)
+        compare(LINKS[number], options.rounds, options.seconds, realtime=options.realtime)
     if not options.no_shares:
-        share(options.rounds, options.seconds)
+        share(options.rounds, options.seconds, realtime=options.realtime)
 
 
-def compare(link: Link, rounds: int, seconds: int) -> None:
+def compare(link: Link, rounds: int, seconds: int, *, realtime: bool) -> None:
     """A pipe and the kernel's TCP, in turns on one link."""
     with Lab() as lab:
-        ends = Ends(lab, link)
+        ends = Ends(lab, link, realtime=realtime)
         ways: dict[str, Callable[[], float]] = {
             "peercli pipe": lambda: goodput(pipe(ends), seconds),
             "iperf3, BBR": lambda: iperf3(ends, "bbr", seconds),
@@ -241,12 +254,12 @@ def compare(link: Link, rounds: int, seconds: int) -> None:
     _print("the pipe's part of BBR's", ratios, ".2f")
 
 
-def share(rounds: int, seconds: int) -> None:
+def share(rounds: int, seconds: int, *, realtime: bool) -> None:
     """Flows side by side."""
     print(f"side by side, {SHARED}")
     with Lab() as lab:
-        ends = Ends(lab, SHARED)
-        for names in (("pipe",), ("pipe", "pipe"), ("pipe", "cubic"), ("pipe", "bbr"), ("cubic", "bbr")):
+        ends = Ends(lab, SHARED, realtime=realtime)
+        for names in SIDE_BY_SIDE:
             rates: list[list[float]] = []
             waits: list[list[float]] = []
             for _ in range(rounds):
