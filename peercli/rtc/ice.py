@@ -140,7 +140,10 @@ class Agent(Connection):
         if remote_candidate is None or (
             remote_candidate.component == 1 and len(self._remote_candidates) < MAX_REMOTE_CANDIDATES
         ):
-            await super().add_remote_candidate(remote_candidate)
+            try:
+                await super().add_remote_candidate(remote_candidate)
+            except OSError as error:  # its name is to be asked for by multicast, and that cannot be had
+                logger.info("%s is passed over: %s", remote_candidate, error)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
         known = any((c._network_host, c.port) == addr for c in self._remote_candidates)

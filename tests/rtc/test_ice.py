@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 import random
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
 from aioice import Candidate, Connection, stun
 from aioice.ice import ConnectionClosed, StunProtocol, TransportPolicy
@@ -280,6 +282,22 @@ async def test_a_turn_server_that_is_gone_does_not_hold_up_the_end(
 # Checks and consent ---------------------------------------------------------------------------
 
 
+async def test_an_agent_closed_while_it_opens_its_sockets_leaves_none() -> None:
+    before = psutil.Process().num_fds()
+    for turns in range(12):
+        made = Agent.adopt(Connection(ice_controlling=True))
+        gathering = asyncio.create_task(made.gather_candidates())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns % 2:
+            gathering.cancel()
+        await made.close()
+        await asyncio.wait({gathering})
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert psutil.Process().num_fds() == before
+
+
 async def test_consent_outlives_a_long_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.8 s from a check to its answer, which is more than aioice alone gives it."""
     monkeypatch.setattr(ice, "CONSENT_INTERVAL", 0.05)
@@ -353,6 +371,18 @@ async def test_a_far_side_cannot_make_the_agent_grow() -> None:
         for number in range(2 * ice.MAX_REMOTE_CANDIDATES):
             await one.add_remote_candidate(Candidate("1", 1, "udp", 1, "192.0.2.99", 1000 + number, "host"))
         assert len(one.remote_candidates) <= ice.MAX_REMOTE_CANDIDATES
+
+
+async def test_a_name_that_cannot_be_asked_for_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers hide their addresses behind multicast names; not every machine can look these up."""
+
+    async def taken(subscriber: object) -> None:
+        raise OSError(errno.EADDRINUSE, "port 5353 is taken")
+
+    monkeypatch.setattr("aioice.ice.get_or_create_mdns_protocol", taken)
+    async with agent() as one:
+        await one.add_remote_candidate(Candidate("1", 1, "udp", 1, "a-browser.local", 5000, "host"))
+        assert one.remote_candidates == []
 
 
 async def test_another_component_is_passed_over() -> None:
