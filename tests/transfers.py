@@ -22,7 +22,7 @@ from peercli.protocol.transfer_receiver import (
     Write,
 )
 from peercli.protocol.transfer_sender import Chunk, Finished, Read, Sender
-from peercli.services.storage import Refusal, Result, Saved
+from peercli.services.files.storage import Refusal, Result, Saved
 
 NEVER = Event()
 

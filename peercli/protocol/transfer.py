@@ -71,9 +71,9 @@ __all__ = [
     "MAX_CONTROL",
     "MAX_PARTS",
     "MAX_PREFIXES",
+    "METADATA",
     "PIECE_SIZE",
     "PING_AFTER",
-    "SERVICE",
     "VERSION",
     "Accept",
     "Cancel",
@@ -96,10 +96,11 @@ __all__ = [
     "control",
     "control_list",
     "decode",
+    "is_files",
 ]
 
-SERVICE = "files"
 VERSION = 1
+METADATA = {"peercli": {"service": "files", "version": VERSION}}
 CONTROL_SIZE = 60_000  # bytes of the longest control message that we send
 MAX_CONTROL = 262_144  # … and that we take
 PIECE_SIZE = 65_536  # what every data channel takes in one message (RFC 8841 section 6.1)
@@ -116,6 +117,15 @@ Role = Literal["sender", "receiver"]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRANSFER_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _REASON = re.compile(r"[a-z-]{1,32}")
+
+
+def is_files(metadata: object, serialization: str) -> bool:
+    """Whether a connection with this metadata is meant for this protocol."""
+    match metadata:
+        case {"peercli": {"service": "files"}}:
+            return serialization == "raw"
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,12 +446,13 @@ class Side:
     `outbox` holds the messages (text, or bytes of content) that are to be sent, in order; whoever drives
     the machine empties it after every call. Times are seconds of any clock that does not jump. What the far
     side does wrong raises `ProtocolError`, and when it gives up, the error that says so; the machine is then
-    of no more use, but `cancel` may still be called to tell the far side.
+    of no more use, but `cancel` may still be called to tell the far side, unless `left` says that it knows.
     """
 
     def __init__(self, role: Role, now: float) -> None:
         self.role: Role = role
         self.far: Hello | None = None
+        self.left = False  # whether the far side has ended it
         self.outbox: list[str | bytes] = [control("hello", version=VERSION, role=role, can=["holes"])]
         self._heard = now
         self._pinged = False
@@ -475,6 +486,7 @@ class Side:
             self._meet(message)
             return None
         if isinstance(message, Cancel):
+            self.left = True
             raise self._cancelled(message)
         if self.far is None:
             raise ProtocolError("the far side did not say hello first")
@@ -500,8 +512,7 @@ class Side:
         if cancel.reason == "storage":
             return StorageFailed(f"the far side could not keep the data{said}")
         if cancel.reason == "cancelled":
-            error = Declined if self.role == "sender" else ConnectionLost
-            return error(f"the far side cancelled{said}")
+            return Declined(f"the far side cancelled{said}")
         if cancel.reason in ("protocol", "version"):
             return ProtocolError(f"the far side could not follow{said}")
         return ConnectionLost(f"the far side gave up ({cancel.reason}){said}")

@@ -132,9 +132,10 @@ class Sender(Side):
             case Accept() as accept:
                 return self._accepted(accept)
             case Decline(reason, message):
+                self.left = True
                 said = f": {message}" if message else ""
-                if reason == "space":
-                    raise StorageFailed(f"the far side has not enough space{said}")
+                if reason in ("space", "storage"):
+                    raise StorageFailed(f"the far side cannot keep the files{said}")
                 raise Declined(f"the far side declined the files{said}")
             case Credit(limit):
                 self._needs(_Phase.SENDING, _Phase.DONE)

@@ -26,7 +26,7 @@ from peercli.errors import StorageFailed
 from peercli.protocol.manifest import Entry, numbered_name, part_name
 from peercli.protocol.transfer import MAX_PREFIXES, Prefix
 from peercli.protocol.transfer_receiver import Abandon, Finish, Hole, Plan, Start, Write
-from peercli.services.disk import (
+from peercli.services.files.disk import (
     BLOCK,
     FILE_FLAGS,
     Folders,
@@ -133,6 +133,10 @@ class SaveDir:
         umask = os.umask(0o077)
         os.umask(umask)
         self.default_mode = 0o666 & ~umask
+
+    def incoming(self, entries: Sequence[Entry]) -> Incoming:
+        """A transfer of these entries into this folder."""
+        return Incoming(self, entries)
 
     def close(self) -> None:
         os.close(self.fd)

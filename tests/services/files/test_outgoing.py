@@ -14,7 +14,7 @@ import pytest
 from peercli.errors import UsageError
 from peercli.protocol.transfer import Prefix
 from peercli.protocol.transfer_sender import BATCH_SIZE, Chunk, Read
-from peercli.services.outgoing import STREAM_KEPT, Reader, Selection, select_files
+from peercli.services.files.outgoing import STREAM_KEPT, Reader, Selection, select_files
 from tests.transfers import NEVER
 
 

@@ -24,9 +24,9 @@ from peercli.errors import Declined, StorageFailed
 from peercli.protocol.manifest import Entry, NameRules, part_name
 from peercli.protocol.transfer import Outcome
 from peercli.protocol.transfer_receiver import Finish, Plan, Start, Write
-from peercli.services import disk, storage
-from peercli.services.outgoing import Reader, Selection, select_files
-from peercli.services.storage import Conflict, Incoming, Refusal, Result, SaveDir
+from peercli.services.files import disk, storage
+from peercli.services.files.outgoing import Reader, Selection, select_files
+from peercli.services.files.storage import Conflict, Incoming, Refusal, Result, SaveDir
 from tests.transfers import NEVER, Session, Work
 
 MTIME = 1_700_000_000_123_456_789
