@@ -409,11 +409,11 @@ class _Session:
             self._receiver.stored(count, self._loop.time())
             return
         transfer = self._here()
+        transfer.received += count
         result = await in_thread(self._stopped, transfer.keeping.apply, wanted)
         now = self._loop.time()
         self._dirty = True
         self._receiver.stored(count, now)
-        transfer.received += count
         self._measure(transfer, wanted, now)
         await self._tell(result)
         for action in wanted:
