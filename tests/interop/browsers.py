@@ -224,11 +224,6 @@ class _Named:
         found: list[Any] = await self.page.call(function, self.name, event, seen, count, milliseconds)
         return found
 
-    async def events(self) -> list[str]:
-        """The names of all events so far."""
-        events: list[str] = await self.page.call("events", self.name)
-        return events
-
     async def tell(self, method: str, *arguments: Any) -> None:
         """Call a method of PeerJS's object, which takes JSON and gives nothing."""
         await self.page.call("tell", self.name, method, *arguments)

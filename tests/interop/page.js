@@ -196,12 +196,4 @@ window.harness = {
   tell(name, method, ...parameters) {
     get(name).subject[method](...parameters);
   },
-
-  events(name) {
-    return get(name).events.map((each) => each.event);
-  },
-
-  listAllPeers(peer) {
-    return new Promise((resolve) => get(peer).subject.listAllPeers(resolve));
-  },
 };
