@@ -22,9 +22,7 @@ from peercli.protocol.transfer_receiver import (
     Write,
 )
 from peercli.protocol.transfer_sender import Chunk, Finished, Read, Sender
-from peercli.services.files.storage import Refusal, Result, Saved
-
-NEVER = Event()
+from peercli.services.files.storage import NEVER, Refusal, Result, Saved
 
 Work = Start | Write | Hole | Finish | Abandon
 
@@ -39,7 +37,7 @@ class Keeping(Protocol):
     """What `Session` wants of `storage.Incoming`."""
 
     def plan(self, stopped: Event) -> Plan | Refusal: ...
-    def apply(self, actions: Iterable[Work]) -> Result: ...
+    def apply(self, actions: Iterable[Work], stopped: Event) -> Result: ...
     def commit(self) -> Result: ...
     def finish(self) -> Result: ...
 
@@ -132,7 +130,7 @@ class Session:
         if not work:
             return
         assert self.keeping is not None
-        self._tell(self.keeping.apply(work))
+        self._tell(self.keeping.apply(work, NEVER))
         writes = sum(len(action.data) for action in work if isinstance(action, Write))
         holes = sum(action.length for action in work if isinstance(action, Hole))
         self.receiver.stored(writes + holes, self.now)
@@ -203,7 +201,7 @@ class MemoryDisk:
                 )
         return Plan(have=frozenset(self._saved), resume=resume)
 
-    def apply(self, actions: Iterable[Work]) -> Result:
+    def apply(self, actions: Iterable[Work], stopped: Event) -> Result:
         result = Result()
         for action in actions:
             name = self.entries[action.entry].name

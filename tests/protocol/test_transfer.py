@@ -50,7 +50,8 @@ from peercli.protocol.transfer_sender import (
     Sender,
     Settled,
 )
-from tests.transfers import NEVER, MemoryDisk, MemoryReader, Session
+from peercli.services.files.storage import NEVER
+from tests.transfers import MemoryDisk, MemoryReader, Session
 
 EMPTY = hashlib.sha256().hexdigest()
 

@@ -53,7 +53,7 @@ class Keeping(Protocol):
     saved: dict[int, Saved]
 
     def plan(self, stopped: threading.Event) -> Plan | Refusal: ...
-    def apply(self, actions: Iterable[_Content]) -> Result: ...
+    def apply(self, actions: Iterable[_Content], stopped: threading.Event) -> Result: ...
     def commit(self) -> Result: ...
     def finish(self) -> Result: ...
     def close(self) -> None: ...
@@ -377,7 +377,7 @@ class _Session:
         plan = await in_thread(self._stopped, transfer.keeping.plan, self._stopped)
         if isinstance(plan, Refusal):
             await self._decline(plan.reason, plan.message)
-            raise StorageFailed(plan.message)
+            raise (Declined if plan.reason == "declined" else StorageFailed)(plan.message)
         await self._report_saved(transfer, transfer.keeping.saved.values())
         self._receiver.accept(plan, self._loop.time())
         self._line.push()
@@ -410,7 +410,7 @@ class _Session:
             return
         transfer = self._here()
         transfer.received += count
-        result = await in_thread(self._stopped, transfer.keeping.apply, wanted)
+        result = await in_thread(self._stopped, transfer.keeping.apply, wanted, self._stopped)
         now = self._loop.time()
         self._dirty = True
         self._receiver.stored(count, now)

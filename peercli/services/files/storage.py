@@ -44,7 +44,7 @@ from peercli.services.files.disk import (
     volume_sync,
 )
 
-__all__ = ["Conflict", "Incoming", "Refusal", "Result", "SaveDir", "Saved", "Trouble"]
+__all__ = ["NEVER", "Conflict", "Incoming", "Refusal", "Result", "SaveDir", "Saved", "Trouble"]
 
 Conflict = Literal["resume", "rename", "overwrite", "skip", "fail"]
 
@@ -57,6 +57,7 @@ MAX_PENDING_BYTES = 64 << 20
 FEW = 8  # up to so many files are synced one by one, more by syncing their volume
 MTIME_SLACK = 2_000_000_000  # nanoseconds: what FAT rounds times to
 
+NEVER = Event()  # what is never stopped
 _ZEROS = bytes(BLOCK)
 # What concerns the volume or the process, not one file: the next would fail alike.
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -348,7 +349,9 @@ class Incoming:
 
     # Content ----------------------------------------------------------------------------------
 
-    def apply(self, actions: Iterable[Start | Write | Hole | Finish | Abandon]) -> Result:
+    def apply(
+        self, actions: Iterable[Start | Write | Hole | Finish | Abandon], stopped: Event = NEVER
+    ) -> Result:
         """Does what the protocol says, in order; what else comes of a file that fails is passed over."""
         result = Result()
         failed: set[int] = set()

@@ -15,7 +15,7 @@ from peercli.errors import UsageError
 from peercli.protocol.transfer import Prefix
 from peercli.protocol.transfer_sender import BATCH_SIZE, Chunk, Read
 from peercli.services.files.outgoing import STREAM_KEPT, Reader, Selection, select_files
-from tests.transfers import NEVER
+from peercli.services.files.storage import NEVER
 
 
 def sha(content: bytes) -> str:

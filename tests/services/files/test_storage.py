@@ -26,8 +26,8 @@ from peercli.protocol.transfer import Outcome
 from peercli.protocol.transfer_receiver import Finish, Plan, Start, Write
 from peercli.services.files import disk, storage
 from peercli.services.files.outgoing import Reader, Selection, select_files
-from peercli.services.files.storage import Conflict, Incoming, Refusal, Result, SaveDir
-from tests.transfers import NEVER, Session, Work
+from peercli.services.files.storage import NEVER, Conflict, Incoming, Refusal, Result, SaveDir
+from tests.transfers import Session, Work
 
 MTIME = 1_700_000_000_123_456_789
 
