@@ -222,9 +222,14 @@ class Server:
         socket = Socket(web_socket, request.transport, limits)
         self._sockets[socket] = task
         try:
-            # Of a parameter given twice the last counts, as in PeerServer.
-            await self._admit(socket, dict(request.query.items()))
-            await self._read(socket, web_socket, address)
+            async with asyncio.timeout(None) as reading:
+                socket.when_said(lambda: reading.reschedule(self._loop.time()))
+                # Of a parameter given twice the last counts, as in PeerServer.
+                await self._admit(socket, dict(request.query.items()))
+                await self._read(socket, web_socket, address)
+        except TimeoutError:
+            self._realm.detach(socket)
+            await socket.say_goodbye()
         finally:
             self._realm.detach(socket)
             await socket.aclose()

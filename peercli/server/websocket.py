@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import WSMsgType, web
@@ -32,6 +33,7 @@ class Socket:
         self._outbox: deque[tuple[WSMsgType, bytes]] = deque()
         self._waiting = 0
         self._farewell: tuple[int, bytes] | None = None
+        self._on_said: Callable[[], None] | None = None
         self._leaving = asyncio.Event()
         self._paused = False
         self._writer: asyncio.Task[None] | None = None
@@ -57,6 +59,21 @@ class Socket:
             self._farewell = code, reason.encode()
             self._leaving.set()
             self._wake()
+
+    def when_said(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when, after `close`, all that was sent has left: `say_goodbye` is due."""
+        self._on_said = callback
+
+    async def say_goodbye(self) -> None:
+        """The closing handshake. The task that reads must do it, and read no more.
+
+        Else aiohttp does not wait for the far side's part of it, and Firefox takes what it was sent last,
+        and has not looked at yet, for lost.
+        """
+        assert self._farewell is not None
+        code, reason = self._farewell
+        with suppress(ConnectionError):
+            await self._web_socket.close(code=code, message=reason)
 
     def abort(self) -> None:
         """Drop the connection without a word; whoever reads from it sees its end."""
@@ -111,9 +128,8 @@ class Socket:
                 kind, data = self._outbox.popleft()
                 self._waiting -= len(data) + _FRAME_OVERHEAD
                 await self._web_socket.send_frame(data, kind)
-            if self._farewell is not None:
-                code, reason = self._farewell
-                await self._web_socket.close(code=code, message=reason)
+            if self._farewell is not None and self._on_said is not None:
+                self._on_said()
         except ConnectionError:
             self.abort()  # the reader sees it, and cleans up
         finally:
