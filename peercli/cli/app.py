@@ -13,6 +13,8 @@ from peercli.cli.demo import demo
 from peercli.cli.listen import listen
 from peercli.cli.peers import peers
 from peercli.cli.pipe import pipe
+from peercli.cli.receive_file import receive_file
+from peercli.cli.send_file import send_file
 from peercli.cli.server import server
 
 __all__ = ["app"]
@@ -64,8 +66,10 @@ def _root(
 ) -> None: ...
 
 
-for _command in (listen, connect, pipe, server, peers, demo):
+for _command in (listen, connect, send_file, receive_file, pipe, server, peers, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
     *_paragraphs, _example = filter(None, _paragraphs)
-    app.command(cls=_Command, help="\n\n".join(_paragraphs), epilog=_example)(_command)
+    app.command(
+        _command.__name__.replace("_", "-"), cls=_Command, help="\n\n".join(_paragraphs), epilog=_example
+    )(_command)

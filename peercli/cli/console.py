@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from typing import Any, NoReturn, Protocol
@@ -91,7 +91,9 @@ class Console:
     """
 
     def __init__(self, *, json: bool = False, payload: bool = False, verbosity: int = 0) -> None:
-        self._json = json
+        self.json = json
+        self.print_by: Callable[[str], None] | None = None
+        """Prints a line of stderr, while something else is drawn there."""
         self._payload = payload
         self.verbosity = verbosity
         self._stdout = FdSink(1)
@@ -107,12 +109,12 @@ class Console:
 
     def status(self, text: str, *, level: int = 0) -> None:
         """A line on stderr for people; `level` 1 needs `-v`."""
-        if not self._json and level <= self.verbosity:
+        if not self.json and level <= self.verbosity:
             self._to_stderr(printable(text))
 
     async def report(self, event: Event) -> None:
         """Show an event."""
-        if self._json:
+        if self.json:
             await self._report_json({"event": event.event} | _members(event))
         elif isinstance(event, Data):
             await self.write_line(_as_text(event.data))
@@ -125,7 +127,7 @@ class Console:
 
     async def fail(self, error: PeerError, exit_code: int) -> None:
         """Say what went wrong, and what can be done."""
-        if self._json:
+        if self.json:
             members = {"type": error.type, "message": error.message, "exit_code": exit_code}
             if error.hint:
                 members["hint"] = error.hint
@@ -139,7 +141,7 @@ class Console:
     @asynccontextmanager
     async def metered(self, counter: Counter, *, show: bool) -> AsyncIterator[None]:
         """Show twice a second how far `counter` has come, as pv does, and once more at the end."""
-        if not show or not (self._json or sys.stderr.isatty()):
+        if not show or not (self.json or sys.stderr.isatty()):
             yield
             return
         started = time.monotonic()
@@ -150,7 +152,7 @@ class Console:
             ticking.cancel()
             await asyncio.wait({ticking})
             await self._show_meter(counter, started)
-            if not self._json:
+            if not self.json:
                 self._to_stderr("")
 
     async def _tick(self, counter: Counter, started: float) -> NoReturn:
@@ -162,7 +164,7 @@ class Console:
         elapsed = time.monotonic() - started
         count = counter.sent + counter.received
         rate = count / elapsed if elapsed > 0 else 0.0
-        if self._json:
+        if self.json:
             await self.report(Progress("pipe", count, None, round(rate, 1)))
             return
         clock = f"{int(elapsed) // 3600}:{int(elapsed) // 60 % 60:02}:{int(elapsed) % 60:02}"
@@ -201,6 +203,9 @@ class Console:
 
     def _to_stderr(self, line: str) -> None:
         with suppress(OSError):  # nobody reads it
+            if self.print_by is not None:
+                self.print_by(line)
+                return
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 

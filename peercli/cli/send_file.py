@@ -1,0 +1,97 @@
+"""peercli send-file."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.cli.options import (
+    DEFAULT_SERVER,
+    IceOption,
+    IdOption,
+    JsonOption,
+    QuietOption,
+    RelayOption,
+    ServerOption,
+    TimeoutOption,
+    TokenOption,
+    VerboseOption,
+    at_least,
+    make_console,
+    make_peer,
+)
+from peercli.cli.run import run
+
+__all__ = ["send_file"]
+
+
+def send_file(
+    peer_id: Annotated[str, typer.Argument(metavar="ID", help="Who shall get them.", show_default=False)],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Files and folders; - is stdin.", show_default=False),
+    ],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call stdin.")] = "stdin",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave these out; with a slash, by path below a folder. Repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Send what links in folders lead to, not the links.")
+    ] = False,
+    limit_rate: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-rate", metavar="RATE", help="Bytes a second at most: 500k, 5M.", show_default=False
+        ),
+    ] = None,
+    retry: Annotated[
+        int,
+        typer.Option(
+            "--retry",
+            metavar="N",
+            callback=lambda count: int(at_least(0, count)),
+            help="Attempts in a row to go on after a lost connection.",
+        ),
+    ] = 10,
+    server: ServerOption = DEFAULT_SERVER,
+    id: IdOption = None,
+    token: TokenOption = None,
+    ice: IceOption = None,
+    relay: RelayOption = False,
+    timeout: TimeoutOption = 30,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Send files and folders, checked end to end.
+
+    What was interrupted goes on where it stopped: by itself after a lost connection, and when the same
+    command is run again.
+
+    Example: peercli send-file my-server-7 report.pdf photos
+    """
+
+    async def work(console: Console) -> None:
+        from peercli.cli.transfers import parse_size, transfer_view
+        from peercli.services.files.outgoing import select_files
+        from peercli.services.files.sending import Sending, send_files
+
+        rate = parse_size(limit_rate, "--limit-rate")
+        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay)
+        selection = select_files(paths, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
+        with (
+            transfer_view(console, "Sending") as view,
+            closing(Sending(selection, view.report, limit_rate=rate)) as sending,
+        ):
+            await send_files(peer, peer_id, sending, timeout=timeout, retries=retry)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
