@@ -20,7 +20,8 @@ from peercli.sctp.congestion.controller import AckSample
 
 __all__ = ["Bbr", "State"]
 
-INITIAL_PACKETS = 10  # RFC 6928
+INITIAL_PACKETS = 32  # RFC 6928 allows 10 at once; these are paced
+INITIAL_SPREAD = 0.01  # seconds
 MIN_PIPE_PACKETS = 4
 
 PACING_MARGIN = 0.99
@@ -30,12 +31,19 @@ LOSS_THRESH = 0.02
 STARTUP_FULL_LOSS_PACKETS = 6
 FULL_BW_GROWTH = 1.25
 FULL_BW_ROUNDS = 3
+PROBE_UP_GROWTH = (
+    1.1  # what a flow with less than half of the path gains in a round, and one with more does not
+)
+PROBE_UP_QUEUED_ROUNDS = 2
 DRAIN_ROUNDS = 3
 EXTRA_ACKED_FILTER_ROUNDS = 5  # two windows of it: the draft's 10
 MIN_RTT_FILTER_LEN = 10.0
 PROBE_RTT_INTERVAL = 5.0
 PROBE_RTT_DURATION = 0.2
-PROBE_WAIT = 1.0  # and up to a second more; the draft's 2 s let a late flow wait too long for its share
+PROBE_WAIT = 1.0  # seconds, and up to one more; at the draft's 2 a late flow waits too long for its share
+PROBE_WAIT_TOO_HIGH = (
+    4.0  # after a probe that cost packets, others' among them: CUBIC must get to its feet again
+)
 PROBE_WAIT_MIN_RTTS = 10
 PROBE_WAIT_ROUNDS = 63
 
@@ -45,7 +53,7 @@ MAX_AMBIENT_LOSS = 0.15
 AMBIENT_LOSS_GAIN = 1 / 8
 LOCAL_RTT = 0.001
 """Seconds below which the hosts' schedulers, not the path, are the delay."""
-STANDING_QUEUE_RTT = 2.0
+STANDING_QUEUE_RTT = 1.5
 """A round without a round trip below this many `min_rtt` had a queue all the time."""
 COLLAPSED_BW = 0.5
 
@@ -80,7 +88,7 @@ class Bbr:
     def __init__(self, mtu: int = 1200, rng: random.Random | None = None) -> None:
         self.mtu = mtu
         self.cwnd = INITIAL_PACKETS * mtu
-        self.pacing_rate = math.inf  # until the first round trip says what the initial window is worth
+        self.pacing_rate = self.cwnd / INITIAL_SPREAD
         self.state = State.STARTUP
         self.pacing_gain, self.cwnd_gain = GAINS[State.STARTUP]
         self._rng = rng or random.Random()
@@ -155,7 +163,7 @@ class Bbr:
     def on_ack(self, sample: AckSample) -> None:
         now = sample.now
         rtt = sample.rtt
-        round_start = rtt is not None and now - rtt >= self._round_began
+        round_start = sample.round_start if rtt is None else now - rtt >= self._round_began
         self._app_limited = sample.app_limited
         self._round_delivered += sample.acked
         if rtt is not None and rtt < self._round_min_rtt:
@@ -226,15 +234,15 @@ class Bbr:
         """Look for a plateau: rounds in which sending faster did not deliver faster."""
         if self._full_bw_now or (self._app_limited and not lossy):
             return
-        if self._round_bw >= self._full_bw * FULL_BW_GROWTH:
+        startup = self.state is State.STARTUP
+        if self._round_bw >= self._full_bw * (FULL_BW_GROWTH if startup else PROBE_UP_GROWTH):
             self._full_bw = self._round_bw
             self._full_bw_rounds = 0
             return
         self._full_bw_rounds += 1
-        startup_lossy = lossy and self.state is State.STARTUP
-        if self._full_bw_rounds >= FULL_BW_ROUNDS or startup_lossy:
+        if self._full_bw_rounds >= FULL_BW_ROUNDS or (startup and (lossy or self._queue_stands)):
             self._full_bw_now = self.full_bw_reached = True
-            if startup_lossy:
+            if startup and lossy:
                 self.inflight_longterm = max(self._bdp(), self._inflight_latest)
 
     def _reset_full_bw(self, full_bw: float) -> None:
@@ -301,6 +309,8 @@ class Bbr:
             self._extra_acked_rounds = 0
 
     def _update_min_rtt(self, now: float, rtt: float) -> None:
+        if self.min_rtt == math.inf:  # now it is known what rate the initial window stands for
+            self.pacing_rate = self.pacing_gain * self.cwnd / rtt
         self._probe_rtt_expired = now > self._probe_rtt_min_stamp + PROBE_RTT_INTERVAL
         if rtt < self._probe_rtt_min_delay or self._probe_rtt_expired:
             self._probe_rtt_min_delay = rtt
@@ -359,7 +369,8 @@ class Bbr:
         self._enter(State.PROBE_BW_DOWN)
         self._probe_stopping = True
         self._rounds_since_probe = self._rng.randint(0, 1)
-        self._probe_wait = max(PROBE_WAIT + self._rng.random(), PROBE_WAIT_MIN_RTTS * self.min_rtt)
+        wait = PROBE_WAIT_TOO_HIGH if self._prev_probe_too_high else PROBE_WAIT
+        self._probe_wait = max(wait + self._rng.random(), PROBE_WAIT_MIN_RTTS * self.min_rtt)
         self._cycle_stamp = now
         self._start_round(now)
 
@@ -384,7 +395,9 @@ class Bbr:
         self._reset_full_bw(self._bw_latest)
 
     def _probe_up(self, sample: AckSample, round_start: bool) -> None:
-        saturated = self._full_bw_now or (round_start and self._queue_stands)
+        saturated = self._full_bw_now or (
+            self._queue_stands and self._full_bw_rounds >= PROBE_UP_QUEUED_ROUNDS
+        )
         if self._prev_probe_too_high and sample.in_flight >= self.inflight_longterm:
             self._prev_probe_precautionary = True
         elif not saturated:
@@ -454,9 +467,9 @@ class Bbr:
     def _set_pacing_rate(self, gain: float) -> None:
         if self.min_rtt < LOCAL_RTT:
             self.pacing_rate = math.inf
-        elif self.bw:
+        else:
             rate = gain * self.bw * PACING_MARGIN
-            if self.full_bw_reached or rate > self.pacing_rate or self.pacing_rate == math.inf:
+            if self.full_bw_reached or rate > self.pacing_rate:
                 self.pacing_rate = rate
 
     def _set_cwnd(self, acked: int, round_start: bool) -> None:
