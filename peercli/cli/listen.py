@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
@@ -48,6 +49,15 @@ def listen(
     allow_anyone: Annotated[
         bool, typer.Option("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
     ] = False,
+    save_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--save-dir",
+            metavar="DIR",
+            help="Take files, into this folder, without asking.",
+            show_default=False,
+        ),
+    ] = None,
     max_peers: Annotated[
         int | None,
         typer.Option(
@@ -67,10 +77,10 @@ def listen(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Wait for peers: print their messages, take their streams.
+    """Wait for peers: print their messages, take their streams and files.
 
-    A message is a line: text as it comes, anything else as JSON. Stays through outages of the broker,
-    until Ctrl-C.
+    A message is a line: text as it comes, anything else as JSON. Files are saved with --save-dir, or after
+    a yes at the terminal, and declined otherwise. Stays through outages of the broker, until Ctrl-C.
 
     Example: peercli listen --id my-server-7 --echo
     """
@@ -81,25 +91,32 @@ def listen(
                 "--exec would let anybody who knows the id run the command",
                 hint="name who may with --allow ID, or say --allow-anyone",
             )
+        from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
 
-        listener = Listener(
-            report=console.report,
-            output=console.stdout,
-            echo=echo,
-            command=exec_command,
-            once=once,
-            allow=allow or None,
-        )
-        async with make_peer(
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            admit=listener.admit,
-            max_connections=1 if once else max_peers,
-        ) as peer:
-            await listener.run(peer)
+        async with AsyncExitStack() as stack:
+            view = stack.enter_context(transfer_view(console, "Receiving"))
+            inbox = inbox_for(view, save_dir) if exec_command is None else None
+            if inbox is not None:
+                stack.push_async_callback(inbox.close)
+            listener = Listener(
+                report=view.report,
+                output=console.stdout,
+                echo=echo,
+                command=exec_command,
+                once=once,
+                allow=allow or None,
+                inbox=inbox,
+            )
+            peer = make_peer(
+                server=server,
+                id=id,
+                token=token,
+                ice=ice,
+                relay=relay,
+                admit=listener.admit,
+                max_connections=1 if once else max_peers,
+            )
+            await listener.run(await stack.enter_async_context(peer))
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +23,6 @@ from peercli.cli.options import (
 )
 from peercli.cli.run import run
 from peercli.errors import UsageError
-
-if TYPE_CHECKING:
-    from peercli.services.files.events import FilesOffered
 
 __all__ = ["OnConflict", "receive_file"]
 
@@ -78,25 +74,30 @@ def receive_file(
     """
 
     async def work(console: Console) -> None:
-        from peercli.cli.transfers import ask, can_ask, offer_text, parse_size, transfer_view
-        from peercli.services.files.receiving import Inbox, is_file_offer, receive_files
-        from peercli.services.files.storage import SaveDir
+        from peercli.cli.transfers import inbox_for, parse_size, transfer_view
+        from peercli.services.files.outlet import Outlet, single_file
+        from peercli.services.files.receiving import is_file_offer, receive_files
 
-        if not (yes or save_dir or output or can_ask()):
-            raise UsageError("nobody can be asked here", hint="agree beforehand: -y, or --save-dir DIR")
-
-        async def consent(offer: FilesOffered) -> bool:
-            if yes or save_dir or output:
-                return True
-            return await ask(console, f"{offer.peer} offers {offer_text(offer)}. Save to {place.path}?")
-
+        if output and (save_dir or keep_open):
+            raise UsageError("-o takes one file, to one place: without --save-dir and --keep-open")
+        place = Outlet(1) if output == "-" else output and single_file(output, on_conflict=on_conflict.value)
         limit = parse_size(max_size, "--max-size")
         peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay, admit=is_file_offer)
-        async with AsyncExitStack() as stack:
-            view = stack.enter_context(transfer_view(console, "Receiving"))
-            place = SaveDir(save_dir or ".", on_conflict=on_conflict.value)
-            inbox = Inbox(place, view.report, consent=consent, max_size=limit, single=not keep_open)
-            stack.push_async_callback(inbox.close)
-            await receive_files(peer, inbox, keep_open=keep_open)
+        with transfer_view(console, "Receiving") as view:
+            inbox = inbox_for(
+                view,
+                save_dir,
+                yes=yes,
+                place=place or None,
+                single=not keep_open,
+                on_conflict=on_conflict.value,
+                max_size=limit,
+            )
+            if inbox is None:
+                raise UsageError("nobody can be asked here", hint="agree beforehand: -y, or --save-dir DIR")
+            try:
+                await receive_files(peer, inbox, keep_open=keep_open)
+            finally:
+                await inbox.close()
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=output == "-"))

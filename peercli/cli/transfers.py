@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from peercli.cli.console import Console, human_bytes, printable
 from peercli.errors import UsageError
@@ -23,7 +23,13 @@ from peercli.services.files.events import (
 )
 from peercli.services.streams import FdSource
 
-__all__ = ["TransferView", "offer_text", "parse_size", "transfer_view"]
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from peercli.services.files.receiving import Inbox, Place
+    from peercli.services.files.storage import Conflict
+
+__all__ = ["TransferView", "inbox_for", "offer_text", "parse_size", "transfer_view"]
 
 FEW = 20  # files of which each gets a line of its own
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -62,9 +68,9 @@ class TransferView:
     def __init__(self, console: Console, verb: Literal["Sending", "Receiving"]) -> None:
         self._console = console
         self._verb = verb
-        self._route = ""
-        self._files = 0
-        self._digest = ""
+        self._routes: dict[str, str] = {}  # by peer, as all that follows
+        self._files: dict[str, int] = {}
+        self._digests: dict[str, str] = {}
         self._bar: _Bar | None = None
         self._draws = sys.stderr.isatty() and console.verbosity >= 0 and not console.json
 
@@ -81,49 +87,53 @@ class TransferView:
 
     def _explain(self, event: Event) -> bool:
         match event:
-            case RouteFound(relayed=relayed):
-                self._route = "relayed" if relayed else "direct"
+            case RouteFound(peer, relayed=relayed):
+                self._routes[peer] = "relayed" if relayed else "direct"
                 return False
-            case FilesOffered():
-                self._files = event.files
+            case FilesOffered(peer):
+                self._files[peer] = event.files
                 self._console.status(f"{self._verb} {offer_text(event)}")
             case FileProgress():
                 self._draw(event)
-            case FileSaved(_, _, path, size, digest, resumed) if digest:
-                self._done(path, size, digest, resumed)
-            case FileSent(_, name, size, digest, resumed) if digest:
-                self._done(name, size, digest, resumed)
+            case FileSaved(peer, _, path, size, digest, resumed) if digest:
+                self._done(peer, path, size, digest, resumed)
+            case FileSent(peer, name, size, digest, resumed) if digest:
+                self._done(peer, name, size, digest, resumed)
             case FileSaved() | FileSent():
                 pass
-            case FileSkipped(_, name, reason, message):
-                self._say(f"{name} is skipped: {message or reason}", level=0 if self._files <= FEW else 1)
+            case FileSkipped(peer, name, reason, message):
+                level = 0 if self._files.get(peer, 0) <= FEW else 1
+                self._say(f"{name} is skipped: {message or reason}", level=level)
             case FileFailed(_, name, reason, message):
                 self._say(f"{name} was not transferred: {message or reason}")
             case Resuming(_, attempt, delay, reason):
                 self._say(f"{_sentence(reason)}; attempt {attempt} to go on in {delay:.1f} s")
-            case TransferEnded():
-                self.close()
+            case TransferEnded(peer):
+                if self._bar is not None and not self._bar.drop(peer):
+                    self.close()
                 self._summarise(event)
             case _:
                 return False
         return True
 
-    def _done(self, name: str, size: int, digest: str, resumed: int) -> None:
-        self._digest = digest
+    def _done(self, peer: str, name: str, size: int, digest: str, resumed: int) -> None:
+        self._digests[peer] = digest
         went_on = f", resumed from {human_bytes(resumed)}" if resumed else ""
-        self._say(f"{name} ({human_bytes(size)}{went_on})", level=0 if 1 < self._files <= FEW else 1)
+        level = 0 if 1 < self._files.get(peer, 0) <= FEW else 1
+        self._say(f"{name} ({human_bytes(size)}{went_on})", level=level)
 
     def _summarise(self, end: TransferEnded) -> None:
         verb = "Sent" if self._verb == "Sending" else "Received"
         rate = f" at {human_bytes(end.bytes / end.seconds)}/s" if end.seconds > 0 else ""
         there = f", {human_bytes(end.size - end.bytes)} were there already" if end.size > end.bytes else ""
         text = f"{verb} {end.files:,} file{'s' * (end.files != 1)}, {human_bytes(end.size)}{there},"
-        text += f" in {end.seconds:.1f} s{rate}{f', {self._route}' if self._route else ''}"
+        route = self._routes.get(end.peer, "")
+        text += f" in {end.seconds:.1f} s{rate}{f', {route}' if route else ''}"
         for count, what in ((end.skipped, "skipped"), (end.failed, "failed")):
             text += f", {count:,} {what}" if count else ""
         self._console.status(text)
-        if end.files == 1 and self._digest:
-            self._console.status(f"SHA-256 {self._digest}")
+        if end.files == 1 and (digest := self._digests.get(end.peer)):
+            self._console.status(f"SHA-256 {digest}")
 
     def _say(self, text: str, *, level: int = 0) -> None:
         self._console.status(text, level=level)
@@ -133,11 +143,11 @@ class TransferView:
             return
         if self._bar is None:
             self._bar = _Bar(self._console)
-        self._bar.show(progress, self._route)
+        self._bar.show(progress, self._routes.get(progress.peer, ""))
 
 
 class _Bar:
-    """Two lines at the bottom of the terminal: everything, and the current file."""
+    """Lines at the bottom of the terminal, two for each peer: everything, and the current file."""
 
     def __init__(self, console: Console) -> None:
         from rich.console import Console as RichConsole
@@ -156,16 +166,19 @@ class _Bar:
             *([TextColumn("{task.fields[route]}")] if wide else []),
         ]
         self._progress = Progress(*columns, console=self._rich, transient=True, expand=wide)
-        self._all = self._progress.add_task("all", rate="", route="")
-        self._file = self._progress.add_task("", rate="", route="")
+        self._lines: dict[str, tuple[TaskID, TaskID]] = {}
         self._progress.start()
         console.print_by = lambda line: self._rich.print(line, markup=False, soft_wrap=True)
 
     def show(self, progress: FileProgress, route: str) -> None:
         """Draw where things are."""
+        if progress.peer not in self._lines:
+            everything, current = (self._progress.add_task("", rate="", route="") for _ in range(2))
+            self._lines[progress.peer] = everything, current
+        everything, current = self._lines[progress.peer]
         count = f"{progress.all_files:,}/{progress.files:,}"
         self._progress.update(
-            self._all,
+            everything,
             description=count,
             completed=progress.all_bytes,
             total=progress.all_total,
@@ -175,12 +188,18 @@ class _Bar:
         width = max(8, self._rich.width // 4)
         name = printable(progress.name)
         self._progress.update(
-            self._file,
+            current,
             description=name if len(name) <= width else f"…{name[1 - width :]}",
             completed=progress.bytes,
             total=progress.total,
             visible=progress.files > 1,
         )
+
+    def drop(self, peer: str) -> bool:
+        """Take a peer's lines away; whether there are others."""
+        for line in self._lines.pop(peer, ()):
+            self._progress.remove_task(line)
+        return bool(self._lines)
 
     def stop(self) -> None:
         """Take the lines away."""
@@ -198,18 +217,44 @@ def transfer_view(console: Console, verb: Literal["Sending", "Receiving"]) -> It
         view.close()
 
 
-async def ask(console: Console, question: str) -> bool:
+def inbox_for(
+    view: TransferView,
+    save_dir: str | None,
+    *,
+    yes: bool = False,
+    place: Place | None = None,
+    single: bool = False,
+    on_conflict: Conflict = "resume",
+    max_size: int | None = None,
+) -> Inbox | None:
+    """What takes files where consent is plain: a folder was named, or there is somebody to ask; else None.
+
+    Args:
+        yes: whoever started the command has agreed already.
+        place: where to, if not to a folder.
+    """
+    from peercli.services.files.receiving import Inbox
+    from peercli.services.files.storage import SaveDir
+
+    agreed = yes or save_dir is not None or place is not None
+    if not (agreed or (os.isatty(0) and os.isatty(2))):
+        return None
+    folder = os.path.abspath(save_dir or ".")
+
+    async def consent(offer: FilesOffered) -> bool:
+        return agreed or await _ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
+
+    place = place or SaveDir(folder, on_conflict=on_conflict)
+    return Inbox(place, view.report, consent=consent, max_size=max_size, single=single)
+
+
+async def _ask(question: str) -> bool:
     """Ask a yes-or-no question at the terminal; no answer is no."""
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
     async with FdSource(0) as stdin:
         answer = await stdin.read()
     return answer.strip().lower() in {b"y", b"yes"}
-
-
-def can_ask() -> bool:
-    """Whether there is somebody at a terminal."""
-    return os.isatty(0) and os.isatty(2)
 
 
 def _sentence(text: str) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from peercli.errors import StorageFailed, TimedOut
 from peercli.peer.peer import Peer
-from peercli.services.events import Demonstrated
+from peercli.services.events import Demonstrated, Event
+from peercli.services.files.events import FilesOffered
+from peercli.services.files.outgoing import select_files
+from peercli.services.files.receiving import Inbox, is_file_offer, receive_files
+from peercli.services.files.sending import Sending, send_files
+from peercli.services.files.storage import SaveDir
 from peercli.services.pipe import PIPE, Pipe
 
 __all__ = ["demonstrate"]
 
 PIPE_BYTES = 16 << 20
+ALBUM_FILES = 50
 DEMO_TIMEOUT = 60.0  # s
 
 
@@ -40,6 +48,7 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
             )
             yield await _talk(alice, bob, broker)
             yield await _pipe(alice, bob, broker)
+            yield await _files(broker)
     except TimeoutError:
         raise TimedOut(f"the demonstration took more than {DEMO_TIMEOUT:g} s") from None
 
@@ -85,6 +94,58 @@ async def _pipe(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
             f"cat original | peercli pipe --server {broker} inbox",
         ),
     )
+
+
+async def _files(broker: str) -> Demonstrated:
+    with tempfile.TemporaryDirectory(prefix="peercli-demo-") as folder:
+        await asyncio.to_thread(_make_album, Path(folder) / "album")
+        selection = select_files([os.path.join(folder, "album")])
+        inbox = Inbox(SaveDir(os.path.join(folder, "inbox")), _unheard, consent=_yes, single=True)
+        receiver = Peer("demo-inbox", server=broker, ice_servers=(), admit=is_file_offer)
+        sender = Peer("demo-sender", server=broker, ice_servers=())
+        receiving = asyncio.create_task(receive_files(receiver, inbox))
+        sending = Sending(selection, _unheard)
+        try:
+            await send_files(sender, receiver.id, sending, timeout=DEMO_TIMEOUT)
+            await receiving
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+            sending.close()
+            await inbox.close()
+        same = await asyncio.to_thread(_same_trees, Path(folder) / "album", Path(folder) / "inbox" / "album")
+    if not same:
+        raise StorageFailed("the folder that was received is not the one that was sent")
+    return Demonstrated(
+        f"A folder of {ALBUM_FILES} files was sent, checked, and stands on the other side as it was.",
+        (
+            f"peercli receive-file --server {broker} --id inbox --save-dir here",
+            f"peercli send-file --server {broker} inbox folder",
+        ),
+    )
+
+
+def _make_album(folder: Path) -> None:
+    for number in range(ALBUM_FILES):
+        path = folder / f"page {number // 10}" / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(number * 1000))
+
+
+def _same_trees(one: Path, other: Path) -> bool:
+    def contents(folder: Path) -> dict[str, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return contents(one) == contents(other)
+
+
+async def _yes(offer: FilesOffered) -> bool:
+    return True
+
+
+async def _unheard(event: Event) -> None:
+    pass
 
 
 class _Random:

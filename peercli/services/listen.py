@@ -13,10 +13,12 @@ from peercli.peer.peer import Peer
 from peercli.protocol.jsontext import to_json
 from peercli.protocol.messages import Offer
 from peercli.protocol.pipe import is_pipe
+from peercli.protocol.transfer import is_files
 from peercli.services.chat import announce, say_closed
 from peercli.services.command import Command
 from peercli.services.dial import tell
 from peercli.services.events import Data, Report, Stream
+from peercli.services.files.receiving import Inbox, is_file_offer
 from peercli.services.pipe import Pipe
 from peercli.services.streams import Sink, lines
 
@@ -36,6 +38,7 @@ class Listener:
         command: a shell command to run for each connection, its stdin and stdout joined to the peer.
         once: end with the first connection.
         allow: ids that are let in; None lets in everybody.
+        inbox: takes files; without one they are declined.
     """
 
     report: Report
@@ -44,6 +47,7 @@ class Listener:
     command: str | None = None
     once: bool = False
     allow: Collection[str] | None = None
+    inbox: Inbox | None = None
 
     _stream_turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
@@ -78,6 +82,8 @@ class Listener:
 
     def admit(self, offer: Offer) -> bool:
         """Whether to let in who offers a connection: give this to the `Peer`."""
+        if self.inbox is None and is_file_offer(offer):
+            return False
         return self.allow is None or offer.peer in self.allow
 
     async def _serve(self, connection: DataConnection) -> None:
@@ -88,6 +94,8 @@ class Listener:
                 await self._run_command(connection, self.command)
             elif is_pipe(connection.metadata, connection.serialization):
                 await self._take_stream(connection)
+            elif self.inbox is not None and is_files(connection.metadata, connection.serialization):
+                await self.inbox.serve(connection)
             else:
                 await self._take_messages(connection)
         except PeerError as error:
