@@ -79,6 +79,10 @@ class TransferView:
         if self._console.json or not self._explain(event):
             await self._console.report(event)
 
+    def announce(self, offer: FilesOffered) -> None:
+        """Say what is on its way."""
+        self._console.status(f"{self._verb} {offer_text(offer)}")
+
     def close(self) -> None:
         """Draw no more."""
         if self._bar is not None:
@@ -92,7 +96,8 @@ class TransferView:
                 return False
             case FilesOffered(peer):
                 self._files[peer] = event.files
-                self._console.status(f"{self._verb} {offer_text(event)}")
+                if self._verb == "Sending":
+                    self.announce(event)
             case FileProgress():
                 self._draw(event)
             case FileSaved(peer, _, path, size, digest, resumed) if digest:
@@ -124,8 +129,8 @@ class TransferView:
 
     def _summarise(self, end: TransferEnded) -> None:
         verb = "Sent" if self._verb == "Sending" else "Received"
-        rate = f" at {human_bytes(end.bytes / end.seconds)}/s" if end.seconds > 0 else ""
-        there = f", {human_bytes(end.size - end.bytes)} were there already" if end.size > end.bytes else ""
+        rate = f" at {human_bytes(end.bytes / end.seconds)}/s" if end.bytes and end.seconds > 0 else ""
+        there = f", {human_bytes(end.size - end.bytes)} of it there already" if end.size > end.bytes else ""
         text = f"{verb} {end.files:,} file{'s' * (end.files != 1)}, {human_bytes(end.size)}{there},"
         route = self._routes.get(end.peer, "")
         text += f" in {end.seconds:.1f} s{rate}{f', {route}' if route else ''}"
@@ -242,7 +247,10 @@ def inbox_for(
     folder = os.path.abspath(save_dir or ".")
 
     async def consent(offer: FilesOffered) -> bool:
-        return agreed or await _ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
+        if not agreed:
+            return await _ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
+        view.announce(offer)
+        return True
 
     place = place or SaveDir(folder, on_conflict=on_conflict)
     return Inbox(place, view.report, consent=consent, max_size=max_size, single=single)
