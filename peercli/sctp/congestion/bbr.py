@@ -53,6 +53,8 @@ MAX_AMBIENT_LOSS = 0.15
 AMBIENT_LOSS_GAIN = 1 / 8
 LOCAL_RTT = 0.001
 """Seconds below which the hosts' schedulers, not the path, are the delay."""
+HOST_LATENCY = 0.005
+"""Seconds that a busy host may hold a packet or its acknowledgement: no sign of a queue in the path."""
 STANDING_QUEUE_RTT = 1.5
 """A round without a round trip below this many `min_rtt` had a queue all the time."""
 COLLAPSED_BW = 0.5
@@ -110,6 +112,7 @@ class Bbr:
         self._probe_rtt_expired = False
         self._probe_rtt_done_stamp = 0.0
         self._probe_rtt_round_done = False
+        self._collapsed = False
 
         # The round under way. The draft restarts rounds at phase changes, so they are counted here.
         self._round_began = 0.0
@@ -209,7 +212,7 @@ class Bbr:
         lost, volume = self._round_lost, self._round_delivered + self._round_lost
         lossy = lost > self._tolerated_loss(volume)
         queue_stood = self._queue_stands
-        self._queue_stands = self._round_min_rtt > STANDING_QUEUE_RTT * max(self.min_rtt, LOCAL_RTT)
+        self._queue_stands = self._round_min_rtt > STANDING_QUEUE_RTT * max(self.min_rtt, HOST_LATENCY)
         self._inflight_latest = self._round_delivered
         self._rounds_since_probe += 1
         self._advance_extra_acked_filter()
@@ -217,7 +220,7 @@ class Bbr:
         if self.state not in PROBING:
             if lossy:
                 self._adapt_lower_bounds()
-            if queue_stood and self._queue_stands and not self._app_limited:
+            if queue_stood and self._queue_stands and not self._app_limited and self.state in PROBE_BW:
                 self._check_collapse()
             loss_rate = min(lost / volume, MAX_AMBIENT_LOSS) if volume else 0.0
             self.ambient_loss += AMBIENT_LOSS_GAIN * (loss_rate - self.ambient_loss)
@@ -258,11 +261,16 @@ class Bbr:
         self.inflight_shortterm = max(self._inflight_latest / (1 - self.ambient_loss), BETA * inflight)
 
     def _check_collapse(self) -> None:
-        """The path was busy all through two rounds: if it delivered so little, its rate has fallen."""
+        """Two rounds were long and delivered little: the path's rate has fallen, or its delay has grown.
+
+        Both make the model worthless. Start from what came through, and have PROBE_RTT tell one from the other.
+        """
         bw = max(self._bw_latest, self._round_bw)
         if 0 < bw < COLLAPSED_BW * self.max_bw:
             self._max_bw_filter[1] = bw
             self._advance_max_bw_filter()
+            self._collapsed = True
+            self._probe_rtt_min_stamp = -math.inf
 
     def _reset_shortterm(self) -> None:
         self.bw_shortterm = self.inflight_shortterm = math.inf
@@ -454,6 +462,10 @@ class Bbr:
     def _check_probe_rtt_done(self, now: float) -> None:
         if self._probe_rtt_done_stamp and now > self._probe_rtt_done_stamp:
             self._probe_rtt_min_stamp = now
+            if self._collapsed:
+                self._collapsed = False
+                self.min_rtt = self._probe_rtt_min_delay
+                self._min_rtt_stamp = now
             self._restore_cwnd()
             self._reset_shortterm()
             if self.full_bw_reached:

@@ -43,6 +43,8 @@ class Controller(Protocol):
 
     cwnd: int
     """Bytes that may be in flight."""
+    mtu: int
+    """Bytes of a full packet; the association sets it anew when the path turns out to carry more."""
     pacing_rate: float
     """Bytes/s at which to send; `math.inf` means unpaced.
 

@@ -36,6 +36,7 @@ class Cubic:
         self._cwnd = float(self.cwnd)  # growth a batch may be less than a byte
         self._srtt = 0.0
         self._recovery_start = -math.inf
+        self._timed_out = False
 
         self._epoch_start: float | None = None  # of congestion avoidance
         self._w_max = 0.0
@@ -53,6 +54,7 @@ class Cubic:
 
     def on_ack(self, sample: AckSample) -> None:
         now, rtt = sample.now, sample.rtt
+        self._timed_out = False
         if rtt is not None:
             self._srtt = self._srtt * 0.875 + rtt * 0.125 if self._srtt else rtt
         in_recovery = rtt is None or now - rtt <= self._recovery_start
@@ -81,7 +83,9 @@ class Cubic:
 
     def on_timeout(self, now: float, in_flight: int) -> None:
         self._recovery_start = now
-        self._reduce()
+        if not self._timed_out:  # a second timeout in a row tells nothing new (RFC 5681 section 3.1)
+            self._reduce()
+        self._timed_out = True
         self._cwnd = float(self.mtu)
         self._publish()
 
