@@ -32,7 +32,8 @@ from peercli.sctp.packet import (
 )
 from peercli.sctp.receiver import MESSAGE_OVERHEAD, PACKETS_PER_SACK, ProtocolViolation, Receiver
 from peercli.sctp.reset import PERFORMED, Request, StreamResets
-from peercli.sctp.sender import RTO_INITIAL, RTO_MAX, Sender
+from peercli.sctp.roundtrip import RTO_INITIAL, RTO_MAX
+from peercli.sctp.sender import Sender
 from peercli.sctp.streams import Message, SendQueue
 
 __all__ = [
@@ -359,7 +360,7 @@ class Association:
             self._advance_closing(now)
         control, self._control = self._control, []
         if self._resets is not None:
-            request = self._resets.due(now, sender.next_tsn - 1, sender.rtt.rto)
+            request = self._resets.due(now, sender.last_tsn, sender.rtt.rto)
             if request is not None:
                 control.append(request)
         sending = self.state in _SENDS_DATA

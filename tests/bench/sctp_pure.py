@@ -25,6 +25,7 @@ class FixedWindow:
     """A controller that is never in the way."""
 
     def __init__(self, mtu: int) -> None:
+        self.mtu = mtu
         self.cwnd = 2 * BATCH * mtu
         self.pacing_rate = float("inf")
 

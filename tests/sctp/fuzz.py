@@ -156,7 +156,7 @@ class Attacker:
 
     def sack(self) -> bytes:
         sender = self.victim.sender
-        cum = self.rng.choice([sender.cum, sender.next_tsn]) if sender else 0
+        cum = self.rng.choice([sender._out.cum, sender._out.next_tsn]) if sender else 0
         blocks = [self.number(16) for _ in range(2 * self.rng.randrange(5))]
         if self.rng.getrandbits(1):
             blocks.sort()

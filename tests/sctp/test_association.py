@@ -397,7 +397,7 @@ def test_what_was_acknowledged_in_gaps_and_then_dropped_is_sent_again() -> None:
     assert client.sender is not None
     client.send(channel, bytes(range(250)) * 40, now=simulation.now)
     batch = client.packets(simulation.now)
-    cum = client.sender.cum
+    cum = client.sender._out.cum
     reneging = [
         sealed(simulation.server, packet.sack(cum & 0xFFFFFFFF, 1 << 20, [2, 5], [])),
         sealed(simulation.server, packet.sack((cum + 1) & 0xFFFFFFFF, 1 << 20, [], [])),
@@ -415,10 +415,10 @@ def test_a_sack_of_what_was_never_sent_is_ignored() -> None:
     simulation.connect()
     sender = simulation.client.association.sender
     assert sender is not None
-    for cumulative in (sender.next_tsn, sender.next_tsn + 1000, sender.next_tsn + (1 << 30)):
+    for cumulative in (sender._out.next_tsn, sender._out.next_tsn + 1000, sender._out.next_tsn + (1 << 30)):
         whole = sealed(simulation.server, packet.sack(cumulative & 0xFFFFFFFF, 1 << 20, [2, 9], []))
         simulation.client.association.receive([whole], simulation.now)
-    assert sender.cum + 1 == sender.next_tsn
+    assert sender._out.cum + 1 == sender._out.next_tsn
     assert sender.in_flight == sender.outstanding == 0
 
 
@@ -629,7 +629,7 @@ def test_data_without_data_ends_the_association() -> None:
     simulation.connect()
     sender = simulation.client.association.sender
     assert sender is not None
-    header = struct.pack("!BBHLHHLL", 64, 3, 20, sender.next_tsn & 0xFFFFFFFF, 0, 0, 0, 51)
+    header = struct.pack("!BBHLHHLL", 64, 3, 20, sender._out.next_tsn & 0xFFFFFFFF, 0, 0, 0, 51)
     simulation.server.association.receive([sealed(simulation.client, header)], simulation.now)
     assert simulation.server.association.state is State.CLOSED
 

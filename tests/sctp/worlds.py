@@ -125,7 +125,7 @@ def run(world: World) -> Simulation:
         assert association.receiver is not None
         assert association.sender.idle
         assert association.in_flight == association.sender.outstanding == 0
-        assert not association.sender._missing
+        assert not association.sender._out._missing
         assert association.receiver.held == 0
         assert endpoint.most_held <= OVERRUN * WINDOW
         assert_bounded(association)
@@ -146,7 +146,7 @@ def assert_bounded(association: Association) -> None:
     assert len(receiver._partials) <= MAX_PARTIAL_MESSAGES
     assert len(receiver._duplicates) <= MAX_DUPLICATES
     assert len(receiver._starting) <= 65_536
-    assert len(sender._log) <= MAX_OUTSTANDING_CHUNKS + 1
-    assert len(sender._missing) <= len(sender._log)
+    assert len(sender._out.log) <= MAX_OUTSTANDING_CHUNKS + 1
+    assert len(sender._out._missing) <= len(sender._out.log)
     assert 0 <= sender.in_flight <= sender.outstanding
-    assert sender.outstanding <= sum(map(len, sender._log))
+    assert sender.outstanding <= sum(map(len, sender._out.log))
