@@ -454,7 +454,8 @@ class Side:
         self.far: Hello | None = None
         self.left = False  # whether the far side has ended it
         self.outbox: list[str | bytes] = [control("hello", version=VERSION, role=role, can=["holes"])]
-        self._heard = now
+        self.heard = now  # when the last message came
+        self._alive = now  # when there was a sign of life
         self._pinged = False
 
     def cancel(self, reason: str, message: str = "") -> None:
@@ -462,22 +463,26 @@ class Side:
         self.outbox.append(control("cancel", reason=reason, message=message[:MAX_MESSAGE]))
 
     def progressed(self, now: float) -> None:
-        """The far side took in something that we sent: a sign of life as good as a message."""
-        self._heard, self._pinged = now, False
+        """The far side took in something that we sent: while there is more to send, a sign of life."""
+        self._alive, self._pinged = now, False
+
+    def ping(self) -> None:
+        """Asks the far side for a sign of life."""
+        self.outbox.append(control("ping"))
+        self._pinged = True
 
     def tick(self, now: float) -> float:
         """To be called now and again; returns when next, at the latest.
 
         Raises `ConnectionLost` when the silence is too long.
         """
-        if now >= self._heard + DEAD_AFTER:
+        if now >= self._alive + DEAD_AFTER:
             raise ConnectionLost(f"nothing was heard from the far side for {DEAD_AFTER:.0f} seconds")
-        if now < self._heard + PING_AFTER:
-            return self._heard + PING_AFTER
+        if now < self._alive + PING_AFTER:
+            return self._alive + PING_AFTER
         if not self._pinged:
-            self.outbox.append(control("ping"))
-            self._pinged = True
-        return self._heard + DEAD_AFTER
+            self.ping()
+        return self._alive + DEAD_AFTER
 
     def _read(self, text: str) -> Message | None:
         """Decodes, and deals with what concerns both sides; the rest is returned."""

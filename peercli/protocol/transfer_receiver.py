@@ -157,6 +157,7 @@ class Receiver(Side):
 
     def received(self, data: str | bytes, now: float) -> list[Action]:
         """Takes one message. Raises as `Side` does."""
+        self.heard = now
         self.progressed(now)
         if not isinstance(data, str):
             actions = self._content(memoryview(data))

@@ -125,6 +125,7 @@ class Sender(Side):
 
     def received(self, data: str | bytes, now: float) -> list[Action]:
         """Takes one message. Raises as `Side` does, and `Declined` or `StorageFailed` on a decline."""
+        self.heard = now
         self.progressed(now)
         if not isinstance(data, str):
             raise ProtocolError("the receiver sent content")

@@ -42,6 +42,7 @@ QUEUE = 4 << 20  # bytes of content taken from a connection and not yet given to
 COMMIT_AFTER = 0.1  # s without content until what is whole is made safe
 COMMIT_EVERY = 2.0  # s between that, at most, while content comes
 CLOSE_TIMEOUT = 10.0  # s the sender has to close once all is done
+PROBE_TIMEOUT = 1.5  # s, twice, that a sender has to show that it is alive when another wants its transfer
 MAX_KEPT = 16  # transfers whose sender is away
 
 _Content = Start | Write | Hole | Finish | Abandon
@@ -140,13 +141,12 @@ async def _attend(connection: DataConnection, inbox: Inbox) -> bool:
 class _Transfer:
     """What is kept of a transfer between its connections."""
 
-    peer: str
     entries: list[Entry]
     keeping: Keeping
     meter: Meter
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: set[int] = field(default_factory=set)  # entries reported as saved
-    supersede: Callable[[], None] | None = None  # ends the session that has the turn
+    session: _Session | None = None  # the one that has the turn
     received: int = 0
     closed: bool = False
 
@@ -231,25 +231,26 @@ class Inbox:
     async def enter(self, name: str, peer: str, entries: list[Entry]) -> _Transfer:
         """The transfer of this name, ours alone until its turn is released.
 
-        One whose connection is not yet known to be lost is taken over from it, if it is from the same peer.
+        One whose connection is lost, though we do not know that yet, is taken over from it: at once by the
+        same peer, which must know; by another one (a sender that was started again) when the old is silent.
         """
         while True:
             known = self._transfers.get(name)
-            busy = known is not None and known.turn.locked() and known.peer != peer
-            if known is None or known.entries != entries or busy:
-                known = _Transfer(peer, entries, self._place.incoming(entries), Meter(entries))
+            if (
+                known is None
+                or known.entries != entries
+                or (known.session is not None and not await known.session.give_way(peer))
+            ):
+                known = _Transfer(entries, self._place.incoming(entries), Meter(entries))
                 self._transfers.setdefault(name, known)
-            if known.supersede is not None:
-                known.supersede()
             await known.turn.acquire()
             if not known.closed:
-                known.peer = peer
                 return known
             known.turn.release()
 
     async def leave(self, name: str, transfer: _Transfer, *, over: bool) -> None:
         """Gives the turn back. A transfer that is over, or that nobody could find again, is let go of."""
-        transfer.supersede = None
+        transfer.session = None
         listed = self._transfers.get(name) is transfer
         if over or not listed:
             await self._let_go(transfer)
@@ -352,9 +353,26 @@ class _Session:
                     await self._news.wait()
         return bool(self._actions) or not self._dirty
 
-    def _supersede(self) -> None:
+    async def give_way(self, peer: str) -> bool:
+        """Leaves the transfer to another connection, unless the one we have is alive and of another peer."""
+        if peer != self._peer and await self._is_alive():
+            return False
         self._superseded = True
         self._news.set()
+        return True
+
+    async def _is_alive(self) -> bool:
+        """Whether the sender still answers, after what was on its way has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self._connection.closed()
+        asked = self._loop.time()
+        self._receiver.ping()
+        self._line.push()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self._connection.closed()
+        return self._connection.open and self._receiver.heard > asked
 
     async def _answer(self, offered: Offered) -> bool:
         """Asks whom it must, looks what is here, and answers; False when there is no time for this one."""
@@ -373,7 +391,7 @@ class _Session:
             return False
         self._name = offered.id
         self._transfer = transfer = await self._inbox.enter(offered.id, self._peer, offered.entries)
-        transfer.supersede = self._supersede
+        transfer.session = self
         plan = await in_thread(self._stopped, transfer.keeping.plan, self._stopped)
         if isinstance(plan, Refusal):
             await self._decline(plan.reason, plan.message)

@@ -435,6 +435,36 @@ async def test_a_connection_that_hangs_is_taken_over_by_the_next(source: Path, t
     assert contents(tmp_path / "to/top") == contents(source)
 
 
+@pytest.mark.parametrize("alive", [False, True])
+async def test_a_sender_that_is_started_again_as_another_peer_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    monkeypatch.setattr(receiving, "PROBE_TIMEOUT", 0.3)
+    selection = select_files([str(source)])
+    async with (
+        our_server() as url,
+        Receiving(url, tmp_path / "to", keep_open=True) as receiver,
+        connected(url) as old,
+    ):
+        for message in Sender(selection.entries, selection.id, 0.0).outbox:
+            await old.send(message)
+        while '"more":false' not in str(await old.receive()):
+            pass
+        answering = asyncio.create_task(answer(old) if alive else asyncio.sleep(0))
+        await send(url, source)
+        await receiver.log.until(Close, 1 if alive else 2)
+        assert len(receiver.inbox._transfers) == alive  # the old one has it still, or it is over
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+    assert contents(tmp_path / "to/top") == contents(source)
+
+
+async def answer(connection: DataConnection) -> None:
+    async for message in connection:
+        if message == control("ping"):
+            await connection.send(control("pong"))
+
+
 # Many at once, and strangers ------------------------------------------------------------------
 
 
