@@ -27,7 +27,7 @@ class Channel(ABC):
     def __init__(self, label: str, *, ordered: bool) -> None:
         self.label = label
         self.ordered = ordered
-        self._inbox: deque[Wire] = deque()
+        self._inbox: deque[tuple[Wire, int]] = deque()  # each with its bytes on the wire
         self._reader: asyncio.Future[None] | None = None
         self._open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end: PeerError | None = None
@@ -87,8 +87,8 @@ class Channel(ABC):
                 await self._reader
             finally:
                 self._reader = None
-        data = self._inbox.popleft()
-        self._taken(data)
+        data, size = self._inbox.popleft()
+        self._taken(size)
         return data
 
     async def __aiter__(self) -> AsyncIterator[Wire]:
@@ -105,8 +105,8 @@ class Channel(ABC):
         if not self._open.done():
             self._open.set_result(None)
 
-    def _arrived(self, data: Wire) -> None:
-        self._inbox.append(data)
+    def _arrived(self, data: Wire, size: int = 0) -> None:
+        self._inbox.append((data, size))
         self._wake()
 
     def _ended(self, error: PeerError | None = None) -> None:
@@ -118,8 +118,8 @@ class Channel(ABC):
             self._open.exception()  # whoever waits gets it; nobody need wait
         self._wake()
 
-    def _taken(self, data: Wire) -> None:  # noqa: B027
-        """The reader has consumed `data`: a transport with a window of its own opens it by as much."""
+    def _taken(self, size: int) -> None:  # noqa: B027
+        """The reader has consumed a message of `size` bytes: a transport's window opens by as much."""
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -33,7 +33,7 @@ from OpenSSL import SSL
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
-from peercli.errors import ConnectionClosed, ConnectionLost, MessageTooBig, PeerError
+from peercli.errors import ConnectionClosed, ConnectionLost, MessageTooBig, NegotiationFailed, PeerError
 from peercli.rtc.channel import Channel, StockChannel, Wire
 from peercli.rtc.ice import Agent
 from peercli.sctp import events
@@ -70,7 +70,11 @@ for _owner, _names in (
     (RTCDtlsTransport, ("_register_data_receiver", "_set_state", "_validate_peer_identity")),
     (
         RTCPeerConnection,
-        ("_RTCPeerConnection__createDtlsTransport", "_RTCPeerConnection__createSctpTransport"),
+        (
+            "_RTCPeerConnection__connect",
+            "_RTCPeerConnection__createDtlsTransport",
+            "_RTCPeerConnection__createSctpTransport",
+        ),
     ),
 ):
     for _name in _names:
@@ -242,8 +246,8 @@ class AssociationChannel(Channel):
         self._news.clear()
         await self._news.wait()
 
-    def _taken(self, data: Wire) -> None:
-        self._transport.consume(len(data.encode() if isinstance(data, str) else data))
+    def _taken(self, size: int) -> None:
+        self._transport.consume(size)
 
     def _ended(self, error: PeerError | None = None) -> None:
         super()._ended(error)
@@ -547,7 +551,7 @@ class SctpTransport:
         match event:
             case events.MessageReceived(number, data, text):
                 if channel := self._channels.get(number):
-                    channel._arrived(data.decode(errors="replace") if text else data)
+                    channel._arrived(data.decode(errors="replace") if text else data, len(data))
                 else:
                     self.consume(len(data))
             case events.Connected():
@@ -663,6 +667,7 @@ class PeerConnection(RTCPeerConnection):
         super().__init__(configuration)
         self._on_channel = on_channel
         self._on_end = on_end
+        self._connecting: set[asyncio.Task[None]] = set()
         self._stock = os.environ.get("PEERCLI_DATAPATH") == "aiortc"
         self.on("datachannel", self._stock_channel_came)
 
@@ -678,6 +683,24 @@ class PeerConnection(RTCPeerConnection):
 
     def _stock_channel_came(self, channel: RTCDataChannel) -> None:
         self._on_channel(StockChannel(channel))
+
+    async def close(self) -> None:
+        await super().close()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+
+    async def _RTCPeerConnection__connect(self) -> None:
+        """Run by aiortc in a task that it does not look after."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connecting.add(task)
+        try:
+            await super()._RTCPeerConnection__connect()  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001  whatever the far side's description leads aiortc to
+            logger.info("the connection could not be set up: %r", error)
+            self._on_end(NegotiationFailed("the encrypted session with the peer could not be set up"))
+        finally:
+            self._connecting.discard(task)
 
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
         dtls: RTCDtlsTransport = super()._RTCPeerConnection__createDtlsTransport()  # type: ignore[misc]

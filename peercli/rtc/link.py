@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from aiortc import (
     RTCIceTransportPolicy,
     RTCSessionDescription,
 )
+from aiortc.exceptions import InvalidStateError
 from aiortc.sdp import candidate_from_sdp
 
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
@@ -29,9 +31,13 @@ __all__ = ["Link", "Route", "Trickle"]
 logger = logging.getLogger(__name__)
 
 CANDIDATE_TIMEOUT = 15.0  # s without a working pair after the last news from the far side
+NEGOTIATION_TIMEOUT = 60.0  # s for all of it, however often there is news
 CHANNEL_TIMEOUT = 10.0  # s from a working path to the data channel
 MAX_REMOTE_CANDIDATES = 100  # of one connection (RFC 8445 §6.1.2.5 limits the pairs alike)
 RELAY_TIMEOUT = 10.0  # s for the first TURN server, where nothing else is allowed
+
+
+_MEDIA = re.compile(r"^m=(?!application )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,16 @@ class Link:
         servers: every one is asked, all at once.
         relay: only through TURN.
         on_candidate: called for each local candidate that was found after the description was made.
+        on_state: called with W3C's `iceConnectionState` each time that it changes.
     """
 
     def __init__(
-        self, servers: Sequence[IceServer], *, relay: bool, on_candidate: Callable[[Trickle], None]
+        self,
+        servers: Sequence[IceServer],
+        *,
+        relay: bool,
+        on_candidate: Callable[[Trickle], None],
+        on_state: Callable[[str], None] = lambda state: None,
     ) -> None:
         self._servers = servers
         self._relay = relay
@@ -98,6 +110,7 @@ class Link:
         self._remote_candidates = 0
         self._closing: asyncio.Task[None] | None = None
         self._pc.on("connectionstatechange", self._state_changed)
+        self._pc.on("iceconnectionstatechange", lambda: on_state(self._pc.iceConnectionState))
 
     # Negotiation ------------------------------------------------------------------------------
 
@@ -129,7 +142,7 @@ class Link:
     async def _accept(self, sdp: str) -> None:
         try:
             await self._set_remote("answer", sdp)
-        except ProtocolError as error:
+        except PeerError as error:
             self.end(error)
 
     def add_candidate(self, candidate: str) -> None:
@@ -140,7 +153,10 @@ class Link:
         self._remote_candidates += 1
         if self._early is not None:
             self._early.append(text)
-            return
+        else:
+            self._add_candidate(text)
+
+    def _add_candidate(self, text: str) -> None:
         try:
             parsed = candidate_from_sdp(text)
         except (ValueError, IndexError, AssertionError):
@@ -151,31 +167,39 @@ class Link:
         self._spawn(self._ice.addRemoteCandidate(parsed))
 
     async def _set_remote(self, kind: str, sdp: str) -> None:
+        if _MEDIA.search(sdp):
+            raise ProtocolError(f"the far side's {kind} is for a call, not for data")
         try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(sdp, kind))
+            await self._pc.setRemoteDescription(RTCSessionDescription(_open_ended(sdp), kind))
         except Exception as error:  # aiortc's parser raises whatever the text leads it to
             raise ProtocolError(
                 f"the far side's {kind} cannot be used: {str(error) or type(error).__name__}"
             ) from error
+        if self._ended.done():  # meanwhile
+            raise self._ended.result()
         if self._pc.sctp is None:
             raise ProtocolError(f"the far side's {kind} has no data channel")
         early, self._early = self._early or [], None
         for text in early:
-            self.add_candidate(text)
+            self._add_candidate(text)
         self._news = asyncio.get_running_loop().time()
         self._spawn(self._watch())
 
     async def _describe(self) -> str:
         agent = self._agent
+        agent.on_lost = lambda: self.end(ConnectionLost("the connection to the peer was lost"))
         if self._relay:
             await self._first_relay(agent)
-        await self._pc.setLocalDescription()
+        try:
+            await self._pc.setLocalDescription()
+        except InvalidStateError:  # closed meanwhile
+            raise self._ended.result() from None
         if not agent.local_candidates:
             raise NegotiationFailed("this machine has no network address to offer")
         self._described = True
         if not self._relay:
             self._spawn(gather_from_servers(agent, self._servers, self._found))
-        return self._pc.localDescription.sdp
+        return _open_ended(self._pc.localDescription.sdp)
 
     async def _first_relay(self, agent: Agent) -> None:
         found = asyncio.Event()
@@ -256,18 +280,20 @@ class Link:
     async def _watch(self) -> None:
         """Notice that no pair works: PeerJS never says that it has no more candidates, so time decides."""
         loop = asyncio.get_running_loop()
+        latest = loop.time() + NEGOTIATION_TIMEOUT
         while not self._established.done():
-            patience = self._news + CANDIDATE_TIMEOUT - loop.time()
+            patience = min(self._news + CANDIDATE_TIMEOUT, latest) - loop.time()
             if patience <= 0:
                 self.end(self._failure())
                 return
             await asyncio.wait({self._established}, timeout=patience)
-        if self._channel.done():
-            await asyncio.wait({self._channel.result()._open}, timeout=CHANNEL_TIMEOUT)
-        else:
-            await asyncio.wait({self._channel}, timeout=CHANNEL_TIMEOUT)
-        if not self._channel.done():
-            self.end(NegotiationFailed("the far side opened no data channel"))
+        try:
+            async with asyncio.timeout(CHANNEL_TIMEOUT):
+                await self.channel()
+        except TimeoutError:
+            self.end(NegotiationFailed("there is a path to the peer, but no data channel came of it"))
+        except PeerError:
+            pass  # the link has ended, and says why
 
     def _failure(self) -> NegotiationFailed:
         ours = {candidate.type for candidate in self._agent.local_candidates} or {"none"}
@@ -317,6 +343,11 @@ class Link:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+def _open_ended(sdp: str) -> str:
+    """`sdp` without the claim, which aiortc makes, that no more candidates follow those in it."""
+    return re.sub(r"^a=end-of-candidates\r?\n?", "", sdp, flags=re.MULTILINE)
 
 
 def _address(host: str, port: int) -> str:
