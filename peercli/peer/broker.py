@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from peercli import __version__
 from peercli.errors import NetworkError, PeerError, ProtocolError, ServerError, SocketClosed, SslUnavailable
@@ -63,6 +63,10 @@ class BrokerSocket:
         """
         self._perform(self._signaling.send(message))
 
+    def forget(self, connection_id: str) -> None:
+        """Do not tell anybody any more of a connection that has ended while the broker was away."""
+        self._signaling.forget(connection_id)
+
     async def close(self) -> None:
         """Hang up and free everything."""
         self.disconnect()
@@ -99,7 +103,8 @@ class BrokerSocket:
     async def _run_socket(self, outbox: asyncio.Queue[str]) -> None:
         try:
             error = await self._converse(outbox)
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as failure:
+        except (OSError, WebSocketException, ValueError, ImportError) as failure:
+            # The last two: a host name that cannot be one, and a proxy that the environment asks for in vain.
             error = self._explain(failure)
         if self._socket is asyncio.current_task():
             self._socket = None
@@ -129,6 +134,7 @@ class BrokerSocket:
             finally:
                 writer.cancel()
                 await asyncio.wait({writer})
+                await socket.close()  # when we are cancelled, `connect` would call it an internal error
         return SocketClosed("the broker closed the connection")
 
     async def _write(self, socket: ClientConnection, outbox: asyncio.Queue[str]) -> None:
@@ -156,7 +162,7 @@ class BrokerSocket:
                     f"{where} answered HTTP {failure.response.status_code}",
                     hint="is its --path the one in the --server address?",
                 )
-            case InvalidHandshake() | InvalidURI():
+            case WebSocketException():
                 return ServerError(f"{where} is no PeerServer: {failure}")
             case TimeoutError():
                 return NetworkError(f"{where} does not answer", hint="check the address and the firewall")

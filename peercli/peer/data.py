@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
+from peercli.errors import ConnectionClosed, NotOpenYet, PeerError, WebRTCError
 from peercli.options import IceServer
-from peercli.peer.emitter import Emitter
+from peercli.peer.emitter import Emitter, Listener
 from peercli.protocol.codecs import CLOSE, make_codec
 from peercli.protocol.messages import Answer, Candidate, Offer, PeerMessage
-from peercli.rtc.channel import Channel
+from peercli.rtc.channel import Channel, Wire
 from peercli.rtc.link import Link, Route, Trickle
 
 __all__ = ["DataConnection"]
@@ -70,6 +71,7 @@ class DataConnection(Emitter):
         self._unread: asyncio.Queue[Any] = asyncio.Queue()
         self._room = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._begun: deque[Wire] = deque()  # the rest of a message whose `send` was cancelled
         self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished = asyncio.Event()
         self._discard = False
@@ -102,7 +104,7 @@ class DataConnection(Emitter):
         """End the connection; with `flush`, only after all that was sent has arrived.
 
         Flushing works as PeerJS does it: the far side is told to close, and does. A far side that does
-        not is left after 5 s. What has come and was not read yet is dropped.
+        not is left after 5 s. What has come already can still be read.
         """
         if flush and self.open:
             try:
@@ -117,10 +119,8 @@ class DataConnection(Emitter):
 
     async def _flush_close(self) -> None:
         assert self._channel is not None
-        async with self._sending:
-            marker = list(self._codec.encode_close())
-            for wire in marker:
-                await self._channel.send(wire)
+        marker = list(self._codec.encode_close())
+        await self._send_all(self._channel, lambda: marker)
         await self._channel.flush()
         if marker:
             with contextlib.suppress(TimeoutError):
@@ -137,16 +137,32 @@ class DataConnection(Emitter):
     async def send(self, value: Any) -> None:
         """Send a value; waits while the path or the far side is slower than the caller.
 
+        Cancelled, it has sent nothing, or will send the rest with the next value: half of one would break
+        the stream.
+
         Raises:
             NotOpenYet: before `open`.
             MessageTooBig: json only, from 16,300 bytes on (PeerJS's own limit).
             UsageError: the serialization cannot carry this value.
             PeerError: why the connection has ended.
         """
-        channel = self._usable()
+        await self._send_all(self._usable(), lambda: self._codec.encode(value))
+
+    async def _send_all(self, channel: Channel, encode: Callable[[], Iterable[Wire]]) -> None:
         async with self._sending:
-            for wire in self._codec.encode(value):
-                await channel.send(wire)
+            while self._begun:
+                await channel.send(self._begun[0])
+                self._begun.popleft()
+            wires = iter(encode())
+            begun = False
+            for wire in wires:
+                try:
+                    await channel.send(wire)
+                except asyncio.CancelledError:
+                    if begun:
+                        self._begun.extend((wire, *wires))
+                    raise
+                begun = True
 
     async def flush(self) -> None:
         """Return when the far side has acknowledged everything sent so far.
@@ -204,6 +220,9 @@ class DataConnection(Emitter):
             await self._link.close()
         except PeerError as failure:
             await self._link.close(failure)
+        except Exception as failure:
+            logger.exception("%s: a fault", self.connection_id)
+            await self._link.close(WebRTCError(f"the connection failed: {failure!r}"))
         error = await self._link.ended()
         if not self._opening.done():
             self._opening.set_exception(error)
@@ -219,13 +238,38 @@ class DataConnection(Emitter):
             for value in self._codec.decode(wire):
                 if value is CLOSE:
                     return
-                if self.listeners("data"):
-                    self.emit("data", value)
-                    continue
-                while self._unread.qsize() >= MAX_UNREAD and not self._discard:
+                while self._is_full() and not self._discard:
                     self._room.clear()
                     await self._room.wait()
                 self._unread.put_nowait(value)
+                self._deliver()
+
+    def _is_full(self) -> bool:
+        """Whether the reader, or the listeners to `data` that are coroutines, must be waited for."""
+        return max(self._unread.qsize(), len(self._running)) >= MAX_UNREAD
+
+    def _deliver(self) -> None:
+        """Give to the listeners of `data` what is unread."""
+        while self.listeners("data") and not self._unread.empty():
+            value = self._unread.get_nowait()
+            if isinstance(value, _End):
+                self._unread.put_nowait(value)
+                return
+            self.emit("data", value)
+
+    def _add(self, event: str, listener: Listener | None, *, once: bool) -> Any:
+        result = super()._add(event, listener, once=once)
+        if event == "data" and not self._unread.empty():  # what came before there was a listener
+            asyncio.get_running_loop().call_soon(self._catch_up)
+        return result
+
+    def _catch_up(self) -> None:
+        self._deliver()
+        self._room.set()
+
+    def _listener_ended(self, task: asyncio.Task[None]) -> None:
+        super()._listener_ended(task)
+        self._room.set()
 
     def _fail(self, error: PeerError) -> None:
         """End a connection that is not open yet, for a reason the broker gave."""

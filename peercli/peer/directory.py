@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from urllib.error import HTTPError, URLError
+from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from peercli.errors import NetworkError, ServerError
@@ -38,10 +39,10 @@ def _list_peers(broker: Broker) -> list[str]:
                 hint="a broker of your own does with --allow-discovery",
             ) from None
         raise ServerError(f"the broker {broker.url} answered HTTP {error.code}") from None
-    except (URLError, OSError, TimeoutError) as error:
+    except OSError as error:
         reason = getattr(error, "reason", error)
         raise NetworkError(f"the broker {broker.url} cannot be reached: {reason}") from None
-    except (ValueError, RecursionError):
+    except (HTTPException, ValueError, RecursionError):
         raise ServerError(f"the broker {broker.url} did not answer with a list") from None
     if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
         raise ServerError(f"the broker {broker.url} did not answer with a list of ids")

@@ -13,6 +13,7 @@ from typing import Any, Self
 from peercli.errors import (
     Declined,
     Disconnected,
+    InvalidID,
     PeerError,
     PeerUnavailable,
     ProtocolError,
@@ -34,8 +35,17 @@ from peercli.peer.broker import BrokerSocket, Event
 from peercli.peer.data import DataConnection
 from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
-from peercli.protocol.messages import Answer, Candidate, Expire, Leave, Offer
+from peercli.protocol.messages import (
+    MAX_ID_LENGTH,
+    MAX_LABEL_LENGTH,
+    Answer,
+    Candidate,
+    Expire,
+    Leave,
+    Offer,
+)
 from peercli.protocol.signaling import Failed, Lost, Opened, Received
+from peercli.protocol.values import check_shape
 
 __all__ = ["Peer"]
 
@@ -45,6 +55,7 @@ CONNECT_TIMEOUT = 30.0  # s
 MAX_CONNECTIONS = 1024  # of one peer, unless told otherwise
 MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
 MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
+LISTENER_TIMEOUT = 5.0  # s that listeners have to come to their end when the peer is destroyed
 
 
 class Peer(Emitter):
@@ -64,7 +75,8 @@ class Peer(Emitter):
         ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
         relay: connect only through TURN.
         admit: called with each offer; False declines it.
-        max_connections: open or in the making; further offers are declined.
+        max_connections: open or in the making, and as many that nobody has accepted; further offers are
+            declined.
 
     Raises:
         InvalidID: `id` has characters that ids cannot have.
@@ -97,7 +109,8 @@ class Peer(Emitter):
         self._open = False
         self._destroyed = False
         self._connections: dict[str, DataConnection] = {}
-        self._incoming: asyncio.Queue[DataConnection | PeerError] = asyncio.Queue()
+        self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()  # None: see what _refusal says
+        self._refusal: PeerError | None = None
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,11 +144,12 @@ class Peer(Emitter):
             self._socket = BrokerSocket(self.broker, self.id, self.token, self._on_event)
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_future()
+            self._refusal = None
             self._socket.connect()
         await asyncio.shield(self._opening)
 
     def disconnect(self) -> None:
-        """Leave the broker: nobody new can find us, open connections go on."""
+        """Leave the broker: nobody new can find us. Connections that are open go on, others fail."""
         if self._socket is None or self._opening is None:
             return
         self._socket.disconnect()
@@ -146,7 +160,10 @@ class Peer(Emitter):
         await self.start()
 
     async def destroy(self) -> None:
-        """Leave the broker and close every connection. There is no way back."""
+        """Leave the broker and close every connection. There is no way back.
+
+        Listeners that are still running get 5 s to come to an end, and are cancelled then.
+        """
         if self._destroyed:
             return
         self._destroyed = True
@@ -156,8 +173,17 @@ class Peer(Emitter):
             await self._socket.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._incoming.put_nowait(Disconnected("the peer was destroyed"))
+        self._refuse(Disconnected("the peer was destroyed"))
         self.emit("close")
+        await self._end_listeners()
+
+    async def _end_listeners(self) -> None:
+        listeners = self._running - {asyncio.current_task()}  # it may be one of them that destroys us
+        if listeners:
+            _, late = await asyncio.wait(listeners, timeout=LISTENER_TIMEOUT)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(listeners)
 
     async def __aenter__(self) -> Self:
         try:
@@ -196,7 +222,7 @@ class Peer(Emitter):
                 self.emit("reconnecting", attempt, delay)
             case Failed(error):
                 if self._opening is not None and self._opening.done():
-                    self._incoming.put_nowait(error)
+                    self._refuse(error)
                 self._left(error)
                 self.emit("error", error)
             case Received(message):
@@ -208,6 +234,8 @@ class Peer(Emitter):
         if opening is not None and not opening.done():
             opening.set_exception(error)
             opening.exception()
+        for connection in list(self._connections.values()):
+            connection._fail(Disconnected("this peer left its broker before the connection was made"))
         if was_open:
             self.emit("disconnected", self.id)
 
@@ -241,9 +269,10 @@ class Peer(Emitter):
         Raises:
             PeerUnavailable: the broker knows no such peer.
             NegotiationFailed: no path to it worked.
+            Declined: it does not want to.
             TimedOut: it did not answer in time.
-            Disconnected: this peer has left its broker.
-            UsageError: the serialization is unknown, or the metadata is no JSON.
+            ConnectionClosed: it closed the connection at once.
+            InvalidID, Disconnected, UsageError: as `dial`.
         """
         connection = self.dial(
             peer, label=label, metadata=metadata, serialization=serialization, reliable=reliable
@@ -251,14 +280,14 @@ class Peer(Emitter):
         try:
             async with asyncio.timeout(timeout):
                 await connection.opened()
-        except TimeoutError:
+        except BaseException as error:
+            await connection.close()
+            if not isinstance(error, TimeoutError):
+                raise
             raise TimedOut(
                 f"the peer {peer} did not answer within {timeout:g} s",
                 hint="the broker knows it, or has not said otherwise; is it busy, or gone without a word?",
             ) from None
-        finally:
-            if not connection.open:
-                await connection.close()
         return connection
 
     def dial(
@@ -274,15 +303,24 @@ class Peer(Emitter):
 
         Raises:
             Disconnected: this peer has left its broker.
-            UsageError: the serialization is unknown, or the metadata is no JSON.
+            InvalidID: nobody can have this id.
+            UsageError: it is our own id, there are too many connections, the serialization is unknown, the
+                label is too long, or the metadata is no JSON.
         """
         if self._opening is None or self._destroyed:
             raise Disconnected("this peer has left its broker, so it cannot connect")
         if self.active >= self.max_connections:
             raise UsageError(f"this peer cannot have more than {self.max_connections} connections")
+        if not 0 < len(peer) <= MAX_ID_LENGTH or not peer.isprintable():
+            raise InvalidID(f"no peer has the id {peer[:80]!r}")
+        if peer == self.id:
+            raise UsageError("a peer cannot connect to itself")
+        if label is not None and len(label.encode(errors="replace")) > MAX_LABEL_LENGTH:
+            raise UsageError(f"a label has at most {MAX_LABEL_LENGTH} bytes")
         try:
+            check_shape(metadata)
             json.dumps(metadata, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"the metadata is not JSON: {error}") from None
         connection_id = f"dc_{random_id()}"
         offer = Offer(
@@ -300,11 +338,18 @@ class Peer(Emitter):
             Disconnected: the peer was destroyed.
             IdentityRefused: after an outage the broker did not take us back.
         """
-        item = await self._incoming.get()
-        if isinstance(item, DataConnection):
-            return item
-        self._incoming.put_nowait(item)
-        raise item
+        while True:
+            connection = await self._incoming.get()
+            if connection is not None:
+                return connection
+            if self._refusal is not None:
+                self._incoming.put_nowait(None)
+                raise self._refusal
+
+    def _refuse(self, error: PeerError) -> None:
+        """Let `accept` raise, once what is queued has been accepted."""
+        self._refusal = error
+        self._incoming.put_nowait(None)
 
     async def connections(self) -> AsyncIterator[DataConnection]:
         """Each connection that others open to us; ends when the peer is destroyed, raises as `accept`."""
@@ -333,7 +378,9 @@ class Peer(Emitter):
         try:
             await connection._run()
         finally:
-            self._connections.pop(connection.connection_id, None)
+            del self._connections[connection.connection_id]
+            self._require_socket().forget(connection.connection_id)
+            self._inherit_listeners(connection)
 
     def _announce(self, connection: DataConnection) -> None:
         if not self.listeners("connection"):
@@ -373,18 +420,28 @@ class Peer(Emitter):
         if offer.connection_id in self._connections:
             logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
             return
-        if self.active >= self.max_connections or not (self._admit is None or self._admit(offer)):
+        if not self._admits(offer):
             self._decline(offer)
             return
         try:
             connection = self._adopt(offer, outgoing=False)
         except UsageError as error:
+            self._decline(offer)
             self.emit("error", ProtocolError(f"{offer.peer} offers what cannot be taken: {error}"))
             return
         for candidate in self._early.pop(offer.connection_id, ()):
             if candidate.peer == offer.peer:
                 connection._handle(candidate)
         self.emit("connection", connection)
+
+    def _admits(self, offer: Offer) -> bool:
+        if max(self.active, self._incoming.qsize()) >= self.max_connections:
+            return False
+        try:
+            return self._admit is None or self._admit(offer)
+        except Exception as error:  # noqa: BLE001  it is the user's
+            self.emit("error", error)
+            return False
 
     def _decline(self, offer: Offer) -> None:
         self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True))
