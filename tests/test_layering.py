@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,26 +147,28 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(TREES[path]), f"{name_of(path)} has no docstring"
 
 
+HEAVY = {"aiortc", "aioice", "av", "websockets", "aiohttp", "OpenSSL", "cryptography", "google_crc32c"}
+
+
 @pytest.mark.parametrize(
-    "program",
+    "arguments",
     [
-        "import peercli",
-        "import peercli.cli.app",
-        "import sys; sys.argv = ['peercli', '--help']; import peercli.cli.run as r; r.main()",
-        "import sys; sys.argv = ['peercli', 'connect', '--help']; import peercli.cli.run as r; r.main()",
+        ("-c", "import peercli"),
+        ("-c", "import peercli.cli.app"),
+        ("-m", "peercli", "--help"),
+        ("-m", "peercli", "--version"),
+        ("-m", "peercli", "connect", "--help"),
     ],
+    ids=" ".join,
 )
-def test_start_up_imports_nothing_heavy(program: str) -> None:
-    script = f"""
-import json, sys
-try:
-    {program}
-except SystemExit:
-    pass
-heavy = ("aiortc", "aioice", "av", "websockets", "aiohttp", "OpenSSL", "cryptography", "google_crc32c")
-print(); print(json.dumps(sorted(set(heavy) & set(sys.modules))))
-"""
+def test_start_up_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "peercli" in imported
+    assert not imported & HEAVY
