@@ -66,7 +66,12 @@ class DataConnection(Emitter):
         self._codec = make_codec(offer.serialization)
         self._offer = offer
         self._signal = signal
-        self._link = Link(ice_servers, relay=relay, on_candidate=self._trickle)
+        self._link = Link(
+            ice_servers,
+            relay=relay,
+            on_candidate=self._trickle,
+            on_state=self._ice_state_changed,
+        )
         self._channel: Channel | None = None
         self._unread: asyncio.Queue[Any] = asyncio.Queue()
         self._room = asyncio.Event()
@@ -282,6 +287,9 @@ class DataConnection(Emitter):
             self._link.add_candidate(message.candidate)
         elif self.outgoing:
             self._link.accept(message.sdp)
+
+    def _ice_state_changed(self, state: str) -> None:
+        self.emit("iceStateChanged", state)
 
     def _trickle(self, candidate: Trickle) -> None:
         self._signal(

@@ -173,6 +173,16 @@ async def test_events_of_a_connection() -> None:
         assert heard == ["open", *range(100), "close"]
 
 
+async def test_the_state_of_ice_is_told() -> None:
+    async with pair() as (alice, _):
+        here = alice.dial("bob")
+        states: list[str] = []
+        here.on("iceStateChanged", states.append)
+        await here.opened()
+        await here.close()
+        assert states == ["checking", "completed", "closed"]
+
+
 async def test_a_listener_that_comes_late_misses_nothing() -> None:
     async with linked() as (here, there):
         for number in range(2 * MAX_UNREAD):

@@ -253,16 +253,36 @@ async def test_a_garbage_answer_ends_the_link_in_time(monkeypatch: pytest.Monkey
     assert kinds == {ProtocolError, NegotiationFailed}
 
 
+A_CALL = [
+    "m=audio 9 UDP/TLS/RTP/SAVPF 0",
+    "c=IN IP4 0.0.0.0",
+    "a=mid:1",
+    "a=rtpmap:0 PCMU/8000",
+    "a=sendrecv",
+    "a=rtcp-mux",
+    "a=ice-ufrag:abcd",
+    "a=ice-pwd:abcdefghijklmnopqrstuvwx",
+    "a=setup:actpass",
+    "a=fingerprint:sha-256 " + ":".join(["00"] * 32),
+    "",
+]
+
+
 async def test_an_offer_without_a_data_channel_is_refused() -> None:
-    sdp = (
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
-        "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=sendrecv\r\na=rtcp-mux\r\n"
-        "a=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=setup:actpass\r\n"
-        "a=fingerprint:sha-256 " + ":".join(["00"] * 32) + "\r\n"
-    )
+    sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n" + "\r\n".join(A_CALL)
     async with ends() as (_, other):
         with pytest.raises(ProtocolError):
             await other.link.answer(sdp)
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+async def test_an_offer_with_more_than_a_data_channel_is_refused(line_end: str) -> None:
+    """Nobody asked for a call, so nothing of one is to be decoded."""
+    async with ends() as (one, other):
+        sdp = await one.link.offer("label", ordered=True)
+        sdp = sdp.replace("a=group:BUNDLE 0", "a=group:BUNDLE 0 1")
+        with pytest.raises(ProtocolError):
+            await other.link.answer(sdp + line_end + line_end.join(A_CALL))
 
 
 # Failure, in time -----------------------------------------------------------------------------
@@ -285,16 +305,15 @@ async def test_without_candidates_there_is_no_path(monkeypatch: pytest.MonkeyPat
 
 async def test_news_of_the_far_side_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A far side that trickles addresses of nobody, for as long as it likes, holds nobody up."""
-    monkeypatch.setattr(link, "CANDIDATE_TIMEOUT", 0.3)
+    monkeypatch.setattr(link, "NEGOTIATION_TIMEOUT", 0.5)
     async with ends() as (one, other):
         offer, _ = without_candidates(await one.link.offer("label", ordered=True))
         await other.link.answer(offer)
         ended = asyncio.create_task(other.link.ended())
-        for number in range(1000):
-            if ended.done():
-                break
-            other.link.add_candidate(NOWHERE.format(99, 1000 + number))
-            await asyncio.sleep(0.05)
+        number = 1000
+        while not ended.done():
+            other.link.add_candidate(NOWHERE.format(99, number := number + 1))
+            await asyncio.sleep(0.02)
         assert isinstance(await ended, NegotiationFailed)
 
 
