@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import ClassVar
 
-from peercli.errors import MessageTooBig
-from peercli.sctp import datachannel, events, packet
+from peercli.sctp import packet
+from peercli.sctp.channels import Channels
 from peercli.sctp.congestion import Bbr, Controller
 from peercli.sctp.cookie import COOKIE_LIFE, Cookie
-from peercli.sctp.datachannel import Channel, ChannelState, Open, Ppid
+from peercli.sctp.datachannel import Open
+from peercli.sctp.events import Closed, Connected, Event, ProbeAcked, ProbeLost
 from peercli.sctp.packet import (
     HEADER_SIZE,
     Cause,
@@ -30,15 +31,12 @@ from peercli.sctp.packet import (
     param,
     params,
 )
-from peercli.sctp.receiver import MESSAGE_OVERHEAD, PACKETS_PER_SACK, ProtocolViolation, Receiver
-from peercli.sctp.reset import PERFORMED, Request, StreamResets
+from peercli.sctp.receiver import PACKETS_PER_SACK, ProtocolViolation, Receiver
 from peercli.sctp.roundtrip import RTO_INITIAL, RTO_MAX
 from peercli.sctp.sender import Sender
-from peercli.sctp.streams import Message, SendQueue
 
 __all__ = [
     "DEFAULT_MAX_PACKET",
-    "MAX_CHANNELS",
     "MAX_RETRANSMITS",
     "Association",
     "State",
@@ -50,9 +48,6 @@ DEFAULT_RECEIVE_WINDOW = 8 * 1024 * 1024
 DEFAULT_SEND_BUFFER = 1024 * 1024
 DEFAULT_MAX_MESSAGE = 262_144
 
-MAX_CHANNELS = 1_024
-MAX_NAMES = 1024 * 1024
-"""Bytes that the labels and protocols of all channels may take together."""
 MAX_STREAMS = 65_535
 MAX_QUEUED_CONTROL = 64
 """Control chunks waiting to be sent; more are dropped, and asked for again if they matter."""
@@ -64,12 +59,11 @@ MAX_INIT_TRIES = 8
 MAX_RETRANSMITS = 10
 """Timeouts in a row after which the far side is deemed gone (Association.Max.Retrans)."""
 HEARTBEAT_INTERVAL = 30.0
-CLOSE_PATIENCE = 5.0
-"""Seconds to wait for the far side to close its direction of a channel that we closed."""
 BURST_PACKETS_PER_SACK = 64
+"""Packets after which our own kind is sent a SACK."""
 
 
-class State(Enum):
+class State(IntEnum):
     """RFC 9260 section 4."""
 
     CLOSED = auto()
@@ -84,7 +78,7 @@ class State(Enum):
 
 _RECEIVES_DATA = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT})
 _SENDS_DATA = frozenset({State.ESTABLISHED, State.SHUTDOWN_PENDING, State.SHUTDOWN_RECEIVED})
-_SHUTS_DOWN = frozenset(
+_SHUTTING_DOWN = frozenset(
     {State.SHUTDOWN_PENDING, State.SHUTDOWN_SENT, State.SHUTDOWN_RECEIVED, State.SHUTDOWN_ACK_SENT}
 )
 
@@ -119,8 +113,6 @@ class Association:
             raise ValueError("a message must fit in half of the receive window")
         self.is_client = is_client
         self.state = State.CLOSED
-        self.remote_max_message_size = remote_max_message_size
-        self.send_buffer = send_buffer
         self._ports = (local_port, remote_port)
         self._max_packet = max_packet
         self._window = receive_window
@@ -136,18 +128,18 @@ class Association:
         self._peer_tag = 0
         self._peer: Init | None = None
         self._cookie_echo = b""
-        self._seal: Callable[[bytes], bytes] = bytes
-        self._queue = SendQueue()
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
-        self._resets: StreamResets | None = None
 
-        self.channels: dict[int, Channel] = {}
-        self._closing: dict[int, float | None] = {}  # channel -> when to wait no longer for the far side
-        self._events: list[events.Event] = []
+        self._events: list[Event] = []
+        self._channels = Channels(
+            is_client=is_client,
+            send_buffer=send_buffer,
+            max_message=remote_max_message_size,
+            tell=self._events.append,
+        )
         self._control: list[bytes] = []  # chunks
         self._raw: list[bytes] = []  # whole packets
-        self._full: set[int] = set()  # channels whose room was asked for when they had none
         self._sacked = False  # a SACK came in this batch
         self._ended = False
 
@@ -189,17 +181,7 @@ class Association:
         `max_packet_life_time` is in milliseconds. Raises ValueError for limits that make no sense, and
         RuntimeError if no more channels can be had.
         """
-        opening = Open(label, protocol, ordered, max_retransmits, max_packet_life_time)
-        message = opening.pack()
-        highest = MAX_STREAMS if self._peer is None else min(MAX_STREAMS, self._peer.inbound_streams)
-        channel_id = 0 if self.is_client else 1
-        while channel_id in self.channels:
-            channel_id += 2
-        if len(self.channels) >= MAX_CHANNELS or channel_id >= highest:
-            raise RuntimeError("too many data channels")
-        self.channels[channel_id] = Channel(channel_id, opening, ChannelState.OPENING)
-        self._queue.push(Message(self._queue.stream(channel_id), message, Ppid.DCEP))
-        return channel_id
+        return self._channels.open(Open(label, protocol, ordered, max_retransmits, max_packet_life_time))
 
     def send(self, channel_id: int, data: bytes, *, text: bool = False, now: float) -> None:
         """Queue a message. `data` is not copied and must not change.
@@ -207,44 +189,17 @@ class Association:
         Raises KeyError if the channel is not open, MessageTooBig, and BufferError if `room` is 0: a caller
         that has more to send waits for RoomAvailable.
         """
-        channel = self.channels[channel_id]
-        if channel.state is ChannelState.CLOSING or self._ended or self.state in _SHUTS_DOWN:
+        if self._ended or self.state in _SHUTTING_DOWN:
             raise KeyError(channel_id)
-        if 0 < self.remote_max_message_size < len(data):
-            raise MessageTooBig(
-                f"a message of {len(data)} bytes is more than the far side takes"
-                f" ({self.remote_max_message_size})"
-            )
-        if not self.room(channel_id):
-            raise BufferError("the channel's buffer is full")
-        if data:
-            ppid = Ppid.STRING if text else Ppid.BINARY
-        else:
-            data, ppid = b"\0", Ppid.STRING_EMPTY if text else Ppid.BINARY_EMPTY
-        opening = channel.opening
-        self._queue.push(
-            Message(
-                self._queue.stream(channel_id),
-                data,
-                ppid,
-                # Until the far side knows the channel, order keeps its OPEN first (RFC 8832 section 6).
-                unordered=not opening.ordered and channel.state is ChannelState.OPEN,
-                expires=now + channel.lifetime,
-                max_retransmits=opening.max_retransmits,
-            )
-        )
+        self._channels.send(channel_id, data, text, now)
 
     def buffered_amount(self, channel_id: int) -> int:
         """Bytes queued on a channel that were not sent yet."""
-        stream = self._queue.streams.get(channel_id)
-        return 0 if stream is None else stream.buffered
+        return self._channels.buffered_amount(channel_id)
 
     def room(self, channel_id: int) -> int:
         """Bytes that a channel's buffer can take; a message may go beyond. After a 0, RoomAvailable comes."""
-        room = max(0, self.send_buffer - self.buffered_amount(channel_id))
-        if not room:
-            self._full.add(channel_id)
-        return room
+        return self._channels.room(channel_id)
 
     def consume(self, size: int) -> None:
         """The application took a message of `size` bytes, or dropped it. Once for every MessageReceived."""
@@ -253,11 +208,7 @@ class Association:
 
     def close_channel(self, channel_id: int) -> None:
         """Close a channel once what is queued on it was sent. What still arrives on it is dropped."""
-        channel = self.channels.get(channel_id)
-        if channel is not None and channel.state is not ChannelState.CLOSING:
-            channel.state = ChannelState.CLOSING
-            channel.refused = True
-            self._closing[channel_id] = None
+        self._channels.close(channel_id)
 
     def shutdown(self, now: float) -> None:
         """End the association once all that is queued was acknowledged."""
@@ -271,9 +222,8 @@ class Association:
 
     def abort(self, reason: str = "") -> None:
         """End the association at once. The ABORT that `packets` returns next tells the far side."""
-        if self._peer is not None and self.state is not State.CLOSED:
-            value = cause(Cause.USER_INITIATED, reason.encode()[:MAX_ECHO])
-            self._push_raw(self._seal(chunk(Chunk.ABORT, 0, value)))
+        if self._peer is not None and not self._ended:
+            self._abort_for(Cause.USER_INITIATED, reason)
         self._end(reason)
 
     def set_max_packet(self, size: int) -> None:
@@ -297,7 +247,7 @@ class Association:
         nonce = self._random(8)
         beat = chunk(Chunk.HEARTBEAT, 0, param(Param.HEARTBEAT_INFO, nonce))
         pad = chunk(Chunk.PAD, 0, bytes(max(0, (size & ~3) - HEADER_SIZE - len(beat) - 4)))
-        self._push_raw(self._seal(beat + pad))
+        self._push(self._peer_tag, beat + pad)
         self._probe = (nonce, size, now + self._sender.rtt.rto)
 
     @property
@@ -322,9 +272,10 @@ class Association:
         """Its counters are for reading: held, bytes_received, duplicates_received, chunks_dropped."""
         return self._receiver
 
-    def events(self) -> list[events.Event]:
+    def events(self) -> list[Event]:
         """What happened since the last call."""
-        happened, self._events = self._events, []
+        happened = self._events.copy()
+        self._events.clear()
         return happened
 
     # For the network ----------------------------------------------------------------------
@@ -356,20 +307,17 @@ class Association:
         if sender is None or receiver is None or self.state is State.CLOSED:
             self.packets_sent += len(raw)
             return raw
-        if self._closing:
-            self._advance_closing(now)
         control, self._control = self._control, []
-        if self._resets is not None:
-            request = self._resets.due(now, sender.last_tsn, sender.rtt.rto)
-            if request is not None:
-                control.append(request)
+        reset = self._channels.due(now, sender.last_tsn, sender.rtt.rto)
+        if reset is not None:
+            control.append(reset)
         sending = self.state in _SENDS_DATA
         sacks = receiver.sacks(now, piggyback=bool(control) or (sending and sender.may_send(now)))
         raw += [sender.seal(sack) for sack in sacks[:-1]]
         lead = control + sacks[-1:]
         if sending:
             raw += sender.transmit(now, max(1, limit - len(raw)), lead)
-            self._tell_of_room()
+            self._channels.tell_of_room()
         elif lead:
             raw += sender.transmit_control(lead)
         if self.state is not State.ESTABLISHED:
@@ -382,14 +330,13 @@ class Association:
         if self._ended:
             return None
         times: list[float | None] = [self._timer]
-        if self._sender is not None and self._receiver is not None and self._resets is not None:
+        if self._sender is not None and self._receiver is not None:
             times += (
                 self._sender.timeout() if self.state in _SENDS_DATA else None,
                 self._receiver.timeout(),
-                self._resets.timeout(),
+                self._channels.timeout(),
                 self._heartbeat_at,
                 None if self._probe is None else self._probe[2],
-                *self._closing.values(),
             )
         return min((at for at in times if at is not None), default=None)
 
@@ -397,18 +344,14 @@ class Association:
         """Let the timers that are due run."""
         if self._timer is not None and now >= self._timer:
             self._handle_handshake_timeout(now)
-        sender, resets = self._sender, self._resets
-        if sender is None or resets is None or self.state is State.CLOSED:
+        sender = self._sender
+        if sender is None or self._ended:
             return
         if self.state in _SENDS_DATA and sender.handle_timeout(now):
             self._count_error()
-        for stream in resets.given_up():
-            self._outgoing_is_reset(stream, now)
-        for channel_id, deadline in list(self._closing.items()):
-            if deadline is not None and now >= deadline:
-                self._report_closed(channel_id)
+        self._channels.handle_timeout(now)
         if self._probe is not None and now >= self._probe[2]:
-            self._events.append(events.ProbeLost(self._probe[1]))
+            self._events.append(ProbeLost(self._probe[1]))
             self._probe = None
         if self._heartbeat_at is not None and now >= self._heartbeat_at:
             self._handle_heartbeat_timeout(now)
@@ -431,12 +374,11 @@ class Association:
         init = self._own_init(self._local_tag, self._local_tsn)
         # Some stacks fail on parameters that they do not know, so what is optional is asked for once.
         init.zero_checksum = self._zero_checksum and self._tries == 0
-        self._push_raw(packet.sealer(*self._ports, 0)(chunk(Chunk.INIT, 0, init.pack())))
+        self._push(0, chunk(Chunk.INIT, 0, init.pack()))
         self._wait_for_answer(now)
 
     def _send_cookie_echo(self, now: float) -> None:
-        seal = packet.sealer(*self._ports, self._peer_tag)
-        self._push_raw(seal(chunk(Chunk.COOKIE_ECHO, 0, self._cookie_echo)))
+        self._push(self._peer_tag, chunk(Chunk.COOKIE_ECHO, 0, self._cookie_echo))
         self._wait_for_answer(now)
 
     def _wait_for_answer(self, now: float) -> None:
@@ -463,8 +405,7 @@ class Association:
         init = Init.unpack(value)
         if not init.tag or not init.outbound_streams or not init.inbound_streams:
             if init.tag:
-                seal = packet.sealer(*self._ports, init.tag)
-                self._push_raw(seal(chunk(Chunk.ABORT, 0, cause(Cause.INVALID_MANDATORY_PARAM))))
+                self._push(init.tag, chunk(Chunk.ABORT, 0, cause(Cause.INVALID_MANDATORY_PARAM)))
             return
         if self._ended or self.state is State.SHUTDOWN_ACK_SENT:
             return
@@ -480,8 +421,7 @@ class Association:
         answer.zero_checksum = self._zero_checksum and init.zero_checksum
         answer.unrecognized = init.unrecognized[:MAX_REPORTED_PARAMS]
         answer.cookie = Cookie(now, tag, tsn, ties, init).seal(self._cookie_key)
-        seal = packet.sealer(*self._ports, init.tag)
-        self._push_raw(seal(chunk(Chunk.INIT_ACK, 0, answer.pack())))
+        self._push(init.tag, chunk(Chunk.INIT_ACK, 0, answer.pack()))
 
     def _on_init_ack(self, flags: int, value: bytes, now: float) -> None:
         if self.state is not State.COOKIE_WAIT:
@@ -506,7 +446,7 @@ class Association:
         if now - cookie.created > COOKIE_LIFE and not (known and self._sender is not None):
             staleness = int((now - cookie.created - COOKIE_LIFE) * 1e6)
             error = cause(Cause.STALE_COOKIE, min(staleness, 0xFFFFFFFF).to_bytes(4, "big"))
-            self._push_raw(packet.sealer(*self._ports, cookie.peer.tag)(chunk(Chunk.ERROR, 0, error)))
+            self._push(cookie.peer.tag, chunk(Chunk.ERROR, 0, error))
             return False
         if self.state in (State.CLOSED, State.COOKIE_WAIT, State.COOKIE_ECHOED):
             if self.state is not State.CLOSED and cookie.local_tag != self._local_tag:
@@ -534,12 +474,8 @@ class Association:
 
     def _restart(self, cookie: Cookie, now: float) -> None:
         """The far side lost its state and has begun anew: so do we, without the channels."""
-        for channel_id in list(self.channels):
-            self._report_closed(channel_id)
-        self.channels.clear()
-        self._closing.clear()
+        self._channels.clear()
         self._control.clear()
-        self._queue = SendQueue()
         self._establish(cookie, now)
 
     def _start(self, peer: Init, now: float) -> None:
@@ -550,19 +486,15 @@ class Association:
         skip = Chunk.I_FORWARD_TSN if interleaving else Chunk.FORWARD_TSN
         local_port, remote_port = self._ports
         # The far side's zero checksum is no checksum of ours: each side tells what it accepts (RFC 9653).
-        self._seal = packet.sealer(
-            local_port,
-            remote_port,
-            self._peer_tag,
-            checksum=not (self._zero_checksum and peer.zero_checksum),
-        )
-        self._queue.interleaving = interleaving
+        checksum = not (self._zero_checksum and peer.zero_checksum)
+        seal = packet.sealer(local_port, remote_port, self._peer_tag, checksum=checksum)
+        self._channels.queue.interleaving = interleaving
         self._sender = Sender(
             tsn=self._local_tsn,
             peer_window=peer.window,
             max_packet=self._max_packet,
-            seal=self._seal,
-            queue=self._queue,
+            seal=seal,
+            queue=self._channels.queue,
             controller=self._make_controller(self._max_packet),
             partial_reliability=skip in extensions,
             now=now,
@@ -578,17 +510,13 @@ class Association:
             zero_checksum=self._zero_checksum,
             packets_per_sack=BURST_PACKETS_PER_SACK if bursts else PACKETS_PER_SACK,
         )
-        self._resets = StreamResets(self._local_tsn, peer.tsn)
         self.state = State.ESTABLISHED
         self._timer = None
         self._errors = 0
         self._heartbeat_at = now + HEARTBEAT_INTERVAL
         self._heartbeat = self._probe = None
-        self._events.append(events.Connected())
-        for channel_id in [known for known in self.channels if known >= peer.inbound_streams]:
-            self._queue.discard_unsent(self._queue.stream(channel_id))
-            self._report_closed(channel_id)
-            del self.channels[channel_id]
+        self._events.append(Connected())
+        self._channels.start(self._local_tsn, peer, self._receiver)
 
     # Packets ------------------------------------------------------------------------------
 
@@ -603,6 +531,9 @@ class Association:
         try:
             for kind, flags, start, end in packet.chunks(data, offset or HEADER_SIZE):
                 if kind == Chunk.DATA or kind == Chunk.I_DATA:
+                    if self.state is State.COOKIE_ECHOED and self._peer is not None:
+                        self._start(self._peer, now)  # the COOKIE ACK that must have come before was lost
+                        receiver = self._receiver
                     if receiver is not None and self.state in _RECEIVES_DATA:
                         got_data = True
                         self._on_data(receiver, kind, flags, data, start, end)
@@ -686,7 +617,7 @@ class Association:
             if kind != Param.HEARTBEAT_INFO:
                 continue
             if self._probe is not None and nonce == self._probe[0]:
-                self._events.append(events.ProbeAcked(self._probe[1]))
+                self._events.append(ProbeAcked(self._probe[1]))
                 self._probe = None
                 self._errors = 0
             elif self._heartbeat is not None and nonce == self._heartbeat[0] and self._sender is not None:
@@ -739,172 +670,36 @@ class Association:
         if receiver is not None and receiver.interleaving and self.state in _RECEIVES_DATA:
             receiver.on_forward_tsn(*packet.read_iforward_tsn(value))
 
-    def _push_raw(self, whole: bytes) -> None:
+    def _on_reconfig(self, flags: int, value: bytes, now: float) -> None:
+        if self._sender is not None:
+            for answer in self._channels.on_reconfig(value, now, self._sender.rtt.rto):
+                self._push_control(answer)
+
+    def _push(self, tag: int, chunks: bytes) -> None:
+        """Send chunks in a packet of their own."""
         if len(self._raw) < MAX_QUEUED_CONTROL:
-            self._raw.append(whole)
+            self._raw.append(packet.sealer(*self._ports, tag)(chunks))
 
     def _push_control(self, value: bytes) -> None:
+        """Send a chunk in any packet."""
         if len(self._control) < MAX_QUEUED_CONTROL:
             self._control.append(value)
 
     def _end_batch(self, now: float) -> None:
         """What the packets of a batch brought is looked at together."""
-        sender, receiver, resets = self._sender, self._receiver, self._resets
-        if sender is None or receiver is None or resets is None or self._ended:
+        sender, receiver = self._sender, self._receiver
+        if sender is None or receiver is None or self._ended:
             return
         receiver.end_batch(now)
-        self._deliver()
-        request = resets.performable(receiver.cum)
-        if request is not None:
-            self._perform_reset(request)
-            self._push_control(resets.response(request.sequence, PERFORMED))
+        self._channels.deliver()
+        answer = self._channels.perform_deferred()
+        if answer is not None:
+            self._push_control(answer)
         if self._sacked:
             self._sacked = False
             sender.finish_batch(now)
         if self.state is not State.ESTABLISHED:
             self._go_on_shutting_down(now)
-
-    # Channels -----------------------------------------------------------------------------
-
-    def _deliver(self) -> None:
-        receiver = self._receiver
-        if receiver is not None and receiver.messages:
-            messages, receiver.messages = receiver.messages, []
-            for stream, ppid, data in messages:
-                self._on_message(receiver, stream, ppid, data)
-
-    def _on_message(self, receiver: Receiver, stream: int, ppid: int, data: bytes) -> None:
-        channel = self.channels.get(stream)
-        if ppid == Ppid.DCEP:
-            receiver.consume(len(data))
-            self._on_dcep(stream, channel, data)
-            return
-        if ppid in (Ppid.STRING_EMPTY, Ppid.BINARY_EMPTY):
-            receiver.consume(len(data))
-            receiver.held += MESSAGE_OVERHEAD
-            data = b""
-        elif ppid not in (Ppid.STRING, Ppid.BINARY):
-            receiver.consume(len(data))
-            return
-        if channel is None or channel.refused:
-            receiver.consume(len(data))
-            return
-        text = ppid in (Ppid.STRING, Ppid.STRING_EMPTY)
-        self._events.append(events.MessageReceived(stream, data, text))
-
-    def _on_dcep(self, stream: int, channel: Channel | None, message: bytes) -> None:
-        if message[:1] == datachannel.ACK:
-            if channel is not None and channel.state is ChannelState.OPENING:
-                channel.state = ChannelState.OPEN
-                self._events.append(events.ChannelAcknowledged(stream))
-            return
-        opening = Open.unpack(message)
-        if opening is None or channel is not None or self._peer is None:
-            return
-        names = sum(
-            len(known.opening.label) + len(known.opening.protocol) for known in self.channels.values()
-        )
-        if (
-            len(self.channels) >= MAX_CHANNELS
-            or names + len(message) > MAX_NAMES
-            or stream >= self._peer.inbound_streams
-        ):
-            if self._resets is not None:
-                self._resets.want(stream)  # refuse it
-            return
-        self.channels[stream] = Channel(stream, opening, ChannelState.OPEN)
-        self._queue.push(Message(self._queue.stream(stream), datachannel.ACK, Ppid.DCEP))
-        self._events.append(
-            events.ChannelOpened(
-                stream,
-                opening.label,
-                opening.protocol,
-                opening.ordered,
-                opening.max_retransmits,
-                opening.max_packet_life_time,
-            )
-        )
-
-    def _advance_closing(self, now: float) -> None:
-        """Reset the streams of closing channels that have nothing left to send."""
-        for channel_id in list(self._closing):
-            channel = self.channels[channel_id]
-            stream = self._queue.stream(channel_id)
-            if channel.reset_requested or stream.messages:
-                continue
-            channel.reset_requested = True
-            if self._peer is None or self._resets is None or Chunk.RE_CONFIG not in self._peer.extensions:
-                self._report_closed(channel_id)  # its id cannot be used again
-                continue
-            self._queue.pause(stream)
-            self._resets.want(channel_id)
-
-    def _on_reconfig(self, flags: int, value: bytes, now: float) -> None:
-        sender, receiver, resets = self._sender, self._receiver, self._resets
-        if sender is None or receiver is None or resets is None:
-            return
-        for kind, body in params(value):
-            answer = None
-            if kind == Param.OUTGOING_RESET_REQUEST:
-                request, answer = resets.on_request(body, receiver.cum)
-                if request is not None:
-                    self._deliver()  # what came before it in this batch
-                    self._perform_reset(request)
-            elif kind == Param.RECONFIG_RESPONSE:
-                for stream in resets.on_response(body, now, sender.rtt.rto):
-                    self._outgoing_is_reset(stream, now)
-            elif Param.INCOMING_RESET_REQUEST <= kind <= Param.ADD_INCOMING_STREAMS:
-                answer = resets.refuse(body)
-            if answer is not None:
-                self._push_control(answer)
-
-    def _perform_reset(self, request: Request) -> None:
-        """The far side closed channels; the other direction must close as well."""
-        for stream_id in request.streams or tuple(self.channels):
-            if self._receiver is not None:
-                self._receiver.reset(stream_id)
-            channel = self.channels.get(stream_id)
-            if channel is None:
-                continue
-            channel.incoming_reset = True
-            if channel.outgoing_reset:
-                self._remove(channel)
-            elif channel.state is not ChannelState.CLOSING:
-                channel.state = ChannelState.CLOSING
-                self._closing[stream_id] = None
-                self._queue.discard_unsent(self._queue.stream(stream_id))
-
-    def _outgoing_is_reset(self, stream_id: int, now: float) -> None:
-        channel = self.channels.get(stream_id)
-        if channel is None:
-            return  # one that was refused
-        self._queue.reset(self._queue.stream(stream_id))
-        channel.outgoing_reset = True
-        if channel.incoming_reset:
-            self._remove(channel)
-        elif stream_id in self._closing:
-            self._closing[stream_id] = now + CLOSE_PATIENCE
-
-    def _report_closed(self, channel_id: int) -> None:
-        """Tell that a channel is closed, although its id is not free."""
-        self._closing.pop(channel_id, None)
-        channel = self.channels[channel_id]
-        if not channel.reported:
-            channel.reported = True
-            self._events.append(events.ChannelClosed(channel_id))
-
-    def _remove(self, channel: Channel) -> None:
-        """Both directions of a channel are closed: its id is free."""
-        self._report_closed(channel.id)
-        self._full.discard(channel.id)
-        self._queue.streams.pop(channel.id, None)
-        del self.channels[channel.id]
-
-    def _tell_of_room(self) -> None:
-        for channel_id in list(self._full):
-            if self.buffered_amount(channel_id) <= self.send_buffer // 2:
-                self._full.discard(channel_id)
-                self._events.append(events.RoomAvailable(channel_id))
 
     # The end ------------------------------------------------------------------------------
 
@@ -917,7 +712,7 @@ class Association:
         return True
 
     def _abort_for(self, why: Cause, detail: str) -> None:
-        self._push_raw(self._seal(chunk(Chunk.ABORT, 0, cause(why, detail.encode()))))
+        self._push(self._peer_tag, chunk(Chunk.ABORT, 0, cause(why, detail.encode()[:MAX_ECHO])))
         self._end(detail)
 
     def _end(self, error: str) -> None:
@@ -927,7 +722,7 @@ class Association:
         self.state = State.CLOSED
         self._timer = self._heartbeat_at = None
         self._control.clear()
-        self._events.append(events.Closed(error))
+        self._events.append(Closed(error))
 
     def _go_on_shutting_down(self, now: float) -> None:
         if self._sender is None or not self._sender.idle:
@@ -944,11 +739,11 @@ class Association:
     def _send_shutdown(self, now: float) -> None:
         if self._receiver is not None:
             cum = self._receiver.cum & 0xFFFFFFFF
-            self._push_raw(self._seal(chunk(Chunk.SHUTDOWN, 0, cum.to_bytes(4, "big"))))
+            self._push(self._peer_tag, chunk(Chunk.SHUTDOWN, 0, cum.to_bytes(4, "big")))
             self._wait_for_answer(now)
 
     def _send_shutdown_ack(self, now: float) -> None:
-        self._push_raw(self._seal(chunk(Chunk.SHUTDOWN_ACK)))
+        self._push(self._peer_tag, chunk(Chunk.SHUTDOWN_ACK))
         self._wait_for_answer(now)
 
     def _on_shutdown(self, flags: int, value: bytes, now: float) -> None:
@@ -966,7 +761,7 @@ class Association:
 
     def _on_shutdown_ack(self, flags: int, value: bytes, now: float) -> None:
         if self._ended or self.state in (State.SHUTDOWN_SENT, State.SHUTDOWN_ACK_SENT):
-            self._push_raw(self._seal(chunk(Chunk.SHUTDOWN_COMPLETE)))
+            self._push(self._peer_tag, chunk(Chunk.SHUTDOWN_COMPLETE))
             self._end("")
 
     def _on_shutdown_complete(self, flags: int, value: bytes, now: float) -> None:

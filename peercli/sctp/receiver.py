@@ -200,6 +200,10 @@ class Receiver:
             self._sack_now = True
         return self._sack_now
 
+    def shrink(self, size: int) -> None:
+        """A message turned out to be `size` bytes shorter than it arrived."""
+        self.held -= size
+
     # The fast path ------------------------------------------------------------------------
 
     def take(self, packets: Sequence[bytes], index: int) -> tuple[int, int]:

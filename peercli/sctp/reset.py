@@ -38,6 +38,7 @@ class StreamResets:
         # Ours.
         self._wanted: dict[int, None] = {}  # in order
         self._request: Request | None = None
+        self._forgotten: set[int] = set()  # streams of the request whose answer is of no interest any more
         self._next_sequence = local_tsn
         self._response_sequence = (peer_tsn - 1) & _MASK
         self._tries = 0
@@ -74,26 +75,35 @@ class StreamResets:
         body += struct.pack(f"!{len(request.streams)}H", *request.streams)
         return chunk(Chunk.RE_CONFIG, 0, param(Param.OUTGOING_RESET_REQUEST, body))
 
-    def given_up(self) -> tuple[int, ...]:
-        """The streams of a request that was never answered; it is forgotten."""
+    def forget(self, stream: int) -> None:
+        """A stream turned out to be reset: no answer needs to say so."""
+        if self._request is not None and stream in self._request.streams:
+            self._forgotten.add(stream)
+
+    def given_up(self) -> list[int]:
+        """The streams of a request that was never answered."""
         if self._request is None or self._tries <= MAX_TRIES:
-            return ()
-        streams, self._request, self._at = self._request.streams, None, None
+            return []
+        return self._settle(self._request)
+
+    def _settle(self, request: Request) -> list[int]:
+        streams = [stream for stream in request.streams if stream not in self._forgotten]
+        self._request = self._at = None
+        self._forgotten.clear()
         return streams
 
-    def on_response(self, value: bytes, now: float, rto: float) -> tuple[int, ...]:
+    def on_response(self, value: bytes, now: float, rto: float) -> list[int]:
         """Take in a response. Returns the streams that are settled: reset, or refused."""
         if len(value) < _RESPONSE.size or self._request is None:
-            return ()
+            return []
         sequence, result = _RESPONSE.unpack_from(value)
         if sequence != self._request.sequence:
-            return ()
+            return []
         if result == IN_PROGRESS:
             self._at = now + rto
             self._tries = 1
-            return ()
-        streams, self._request, self._at = self._request.streams, None, None
-        return streams
+            return []
+        return self._settle(self._request)
 
     def on_request(self, value: bytes, cum: int) -> tuple[Request | None, bytes | None]:
         """Take in an Outgoing SSN Reset Request: the request if it is to be performed now, and the answer."""

@@ -59,7 +59,7 @@ class Message:
 class Stream:
     """One outgoing stream."""
 
-    __slots__ = ("buffered", "id", "messages", "next_ordered", "next_unordered", "paused")
+    __slots__ = ("buffered", "id", "messages", "next_ordered", "next_unordered")
 
     def __init__(self, stream_id: int) -> None:
         self.id = stream_id
@@ -67,7 +67,6 @@ class Stream:
         self.buffered = 0  # bytes that have no TSN yet
         self.next_ordered = 0
         self.next_unordered = 0
-        self.paused = False  # while its sequence numbers are being reset
 
 
 class SendQueue:
@@ -97,7 +96,7 @@ class SendQueue:
 
     def push(self, message: Message) -> None:
         stream = message.stream
-        if not stream.messages and not stream.paused:
+        if not stream.messages:
             self._turns.append(stream)
         stream.messages.append(message)
         stream.buffered += len(message.data)
@@ -134,12 +133,12 @@ class SendQueue:
         stream.messages.popleft()
         if self._turns and self._turns[0] is stream:
             self._turns.popleft()
-            if stream.messages and not stream.paused:
+            if stream.messages:
                 self._turns.append(stream)
         elif not stream.messages:
             self._forget_turn(stream)
 
-    def discard_unsent(self, stream: Stream) -> None:
+    def discard(self, stream: Stream) -> None:
         """Drop the messages of a stream that were not begun; one that was begun stays."""
         while stream.messages and stream.messages[-1].number < 0:
             stream.buffered -= len(stream.messages.pop().data)
@@ -149,14 +148,3 @@ class SendQueue:
     def _forget_turn(self, stream: Stream) -> None:
         if stream in self._turns:
             self._turns.remove(stream)
-
-    def pause(self, stream: Stream) -> None:
-        """Hold a stream back while it is being reset. It must be empty."""
-        stream.paused = True
-
-    def reset(self, stream: Stream) -> None:
-        """Start a stream's numbers over, and let go what was queued meanwhile."""
-        stream.paused = False
-        stream.next_ordered = stream.next_unordered = 0
-        if stream.messages:
-            self._turns.append(stream)

@@ -179,7 +179,7 @@ class Attacker:
         return self.seal(packet.iforward_tsn(tsn, skipped))
 
     def reset(self) -> bytes:
-        resets = self.victim._resets
+        resets = self.victim._channels._resets
         sequence = self.number(32, resets._expected if resets else 0)
         if self.rng.getrandbits(1) and resets and resets._request:
             body = packet.param(16, struct.pack("!LL", resets._request.sequence, self.number(32)))
@@ -262,7 +262,7 @@ def hostile_case(seed: int) -> None:
         simulation.flush(victim)
         assert_bounded(victim.association)
         if rng.random() < 0.02:
-            channels = list(victim.association.channels)
+            channels = list(victim.association._channels.known)
             if channels:
                 victim.to_send.pop(channels[0], None)
                 victim.association.close_channel(channels[0])

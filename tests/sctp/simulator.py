@@ -102,7 +102,7 @@ class Simulation:
                 return tsn.to_bytes(4, "big")
             return self.random.randbytes(size)
 
-        return Association(random=random_bytes, **options)
+        return Association(random=random_bytes, **{"remote_max_message_size": 0} | options)
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         self._count += 1

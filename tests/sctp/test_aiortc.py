@@ -28,7 +28,7 @@ class Wire:
         self.loss = loss
         self.random = random.Random(7)
         options = {} if controller is None else {"controller": controller}
-        self.ours = Association(is_client=ours_is_client, **options)
+        self.ours = Association(is_client=ours_is_client, remote_max_message_size=0, **options)
         self.theirs = RTCSctpTransport(self)  # type: ignore[arg-type]
         self.events: list[Event] = []
         self.messages: list[bytes] = []
@@ -135,7 +135,6 @@ MESSAGES = [bytes([n % 256]) * size for n, size in enumerate([0, 1, 1000, 1200, 
 @pytest.mark.parametrize("loss", [0.0, 0.02])
 async def test_messages_from_us_arrive(ours_is_client: bool, loss: float) -> None:
     async with Wire(ours_is_client=ours_is_client, loss=loss) as wire:
-        wire.ours.remote_max_message_size = 0
         got: list[object] = []
 
         @wire.theirs.on("datachannel")
@@ -224,7 +223,6 @@ async def test_channels_open_and_close_again_and_again() -> None:
             else:
                 channel = wire.ours.open_channel("ours")
                 wire._pump()
-                assert channel == 1
                 await wire.until(lambda: channel in wire.theirs._data_channels)  # noqa: B023
                 if n % 4:
                     wire.theirs._data_channels[channel].close()
@@ -233,7 +231,7 @@ async def test_channels_open_and_close_again_and_again() -> None:
             wire._pump()
             await wire.until(lambda: wire.count(ChannelClosed) == n + 1)  # noqa: B023
             await wire.until(lambda: not wire.theirs._data_channels)
-        assert wire.ours.channels == {}
+        assert wire.ours._channels.known == {}
 
 
 async def test_they_hear_that_we_are_gone() -> None:

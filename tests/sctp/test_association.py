@@ -79,6 +79,33 @@ def test_set_up_gives_up_in_the_end() -> None:
     assert simulation.client.association.timeout() is None
 
 
+def test_data_before_the_cookie_ack_shows_that_the_set_up_is_done() -> None:
+    simulation = Simulation()
+    channel = simulation.server.association.open_channel("x")
+    simulation.server.association.send(channel, b"hello", now=simulation.now)
+    simulation.back.drop = drop_first(Chunk.COOKIE_ACK).drop
+    simulation.client.association.connect(simulation.now)
+    simulation.run(seconds=0.1)
+    assert states(simulation) == (State.COOKIE_ECHOED, State.ESTABLISHED)
+    simulation.server.association.send(channel, b"hello again", now=simulation.now)
+    simulation.run(seconds=0.1)
+    assert states(simulation) == (State.ESTABLISHED, State.ESTABLISHED)
+    assert simulation.run(lambda: len(simulation.client.received[channel]) == 2, seconds=5)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.015, 0.025, 0.035])
+def test_abort_during_the_set_up(seconds: float) -> None:
+    simulation = Simulation()
+    simulation.client.association.connect(simulation.now)
+    simulation.run(seconds=seconds)
+    simulation.client.association.abort("changed my mind")
+    for packet_sent in simulation.client.association.packets(simulation.now):
+        assert packet.checksum_is_right(packet_sent)
+    simulation.run(seconds=60)
+    assert simulation.client.events[-1] == Closed("changed my mind")
+    assert simulation.client.association.timeout() is None
+
+
 def test_what_is_queued_before_the_set_up_is_sent_after_it() -> None:
     simulation = Simulation()
     channel = simulation.client.association.open_channel("early")
@@ -214,7 +241,6 @@ def test_a_duplicate_cookie_echo_is_acknowledged_again() -> None:
 def test_messages_of_all_sizes_arrive_as_they_were() -> None:
     simulation = Simulation()
     simulation.connect()
-    simulation.client.association.remote_max_message_size = 0
     channel = simulation.client.association.open_channel("x")
     messages = [bytes([size % 251]) * size for size in (1, 2, 3, 4, 5, 1131, 1132, 1133, 2264, 65536, 262144)]
     assert simulation.transfer(simulation.client, channel, messages)
@@ -236,20 +262,19 @@ def test_text_and_empty_messages_are_told_apart() -> None:
 
 
 def test_a_message_that_the_far_side_would_not_take_is_refused() -> None:
-    simulation = Simulation()
-    association = simulation.client.association
+    association = Association(is_client=True)
     channel = association.open_channel("x")
+    association.send(channel, bytes(65_536), now=0.0)
     with pytest.raises(MessageTooBig):
         association.send(channel, bytes(65_537), now=0.0)
-    association.remote_max_message_size = 0
-    association.send(channel, bytes(65_537), now=0.0)
+    association = Association(is_client=True, remote_max_message_size=0)
+    association.send(association.open_channel("x"), bytes(65_537), now=0.0)
 
 
 def test_a_message_larger_than_announced_ends_the_association() -> None:
     simulation = Simulation()
     simulation.server.association = simulation.association(is_client=False, local_max_message_size=100_000)
     simulation.connect()
-    simulation.client.association.remote_max_message_size = 0
     channel = simulation.client.association.open_channel("x")
     simulation.client.association.send(channel, bytes(100_001), now=simulation.now)
     assert simulation.run(lambda: simulation.client.count(Closed) == 1, seconds=5)
@@ -265,7 +290,7 @@ def test_the_send_buffer_is_bounded_and_tells_of_room() -> None:
     channel = association.open_channel("x")
     while association.room(channel):
         association.send(channel, bytes(65_536), now=simulation.now)
-    assert association.buffered_amount(channel) < association.send_buffer + 65_536 + 100
+    assert association.buffered_amount(channel) < (1 << 20) + 65_536 + 100
     with pytest.raises(BufferError):
         association.send(channel, b"more", now=simulation.now)
     assert simulation.run(lambda: simulation.client.count(RoomAvailable) == 1, seconds=5)
@@ -408,6 +433,27 @@ def test_what_was_acknowledged_in_gaps_and_then_dropped_is_sent_again() -> None:
     server.packets(simulation.now)
     assert simulation.run(lambda: len(simulation.server.received[channel]) == 2, seconds=10)
     assert simulation.server.received[channel][1] == bytes(range(250)) * 40
+
+
+def test_a_far_side_that_tells_of_few_gaps_is_not_sent_everything_twice() -> None:
+    simulation = Simulation(Path(loss=0.1), Path())
+    simulation.connect()
+    receiver = simulation.server.association.receiver
+    assert receiver is not None
+    whole_sack = receiver.sack
+
+    def short_sack() -> bytes:
+        starts, ends = receiver._ahead.starts, receiver._ahead.ends
+        receiver._ahead.starts, receiver._ahead.ends = starts[:20], ends[:20]
+        try:
+            return whole_sack()
+        finally:
+            receiver._ahead.starts, receiver._ahead.ends = starts, ends
+
+    receiver.sack = short_sack  # type: ignore[method-assign]
+    channel = simulation.client.association.open_channel("x")
+    assert simulation.transfer(simulation.client, channel, [bytes(60_000)] * 60)
+    assert receiver.duplicates_received < 0.05 * simulation.there.carried
 
 
 def test_a_sack_of_what_was_never_sent_is_ignored() -> None:
@@ -715,7 +761,6 @@ def test_channels_take_turns(interleaving: bool) -> None:
     )
     simulation.connect()
     association = simulation.client.association
-    association.remote_max_message_size = 0
     bulk, chat = association.open_channel("bulk"), association.open_channel("chat")
     simulation.client.to_send[bulk] = [bytes(200_000)] * 20
     simulation.run(seconds=1)

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peercli.sctp.association import CLOSE_PATIENCE, MAX_CHANNELS
+from peercli.sctp.channels import CLOSE_PATIENCE, MAX_CHANNELS
 from peercli.sctp.datachannel import ACK, Open
 from peercli.sctp.events import ChannelAcknowledged, ChannelClosed, ChannelOpened, MessageReceived
 from peercli.sctp.packet import Chunk
 from tests.sctp.simulator import Path, Simulation
-from tests.sctp.test_association import drop_first
+from tests.sctp.test_association import drop_first, kinds
 
 OPENS = st.builds(
     Open,
@@ -98,7 +98,6 @@ def test_hundreds_of_channels_open_and_close_on_one_association(interleaving: bo
         )
         closer = opener if n % 2 else other
         channel = opener.association.open_channel(f"channel {n}")
-        assert channel in (0, 1)  # the id was free again
         other.received[channel].clear()
         assert simulation.transfer(opener, channel, [b"%d" % n, bytes(3000)])
         assert other.received[channel] == [b"%d" % n, bytes(3000)]
@@ -110,8 +109,8 @@ def test_hundreds_of_channels_open_and_close_on_one_association(interleaving: bo
             )
         )
     for endpoint in (simulation.client, simulation.server):
-        assert endpoint.association.channels == {}
-        assert endpoint.association._queue.streams == {}
+        assert endpoint.association._channels.known == {}
+        assert endpoint.association._channels.queue.streams == {}
 
 
 def test_many_channels_close_at_once() -> None:
@@ -126,7 +125,7 @@ def test_many_channels_close_at_once() -> None:
         lambda: simulation.client.count(ChannelClosed) + simulation.server.count(ChannelClosed) == 600,
         seconds=30,
     )
-    assert client.channels == server.channels == {}
+    assert client._channels.known == server._channels.known == {}
 
 
 def test_both_sides_may_close_a_channel_at_once() -> None:
@@ -140,7 +139,7 @@ def test_both_sides_may_close_a_channel_at_once() -> None:
         lambda: simulation.client.count(ChannelClosed) + simulation.server.count(ChannelClosed) == 2,
         seconds=5,
     )
-    assert simulation.client.association.open_channel("y") == channel
+    assert simulation.client.association._channels.known == {}
 
 
 def test_what_was_queued_is_sent_before_the_channel_closes() -> None:
@@ -175,12 +174,13 @@ def test_a_channel_closes_even_if_the_far_side_never_closes_its_direction() -> N
     simulation.connect()
     channel = simulation.client.association.open_channel("x")
     simulation.transfer(simulation.client, channel, [b"x"])
-    simulation.server.association._perform_reset = lambda request: None  # type: ignore[method-assign]
+    simulation.server.association._channels._perform = lambda request: None  # type: ignore[method-assign]
     simulation.client.association.close_channel(channel)
     start = simulation.now
     assert simulation.run(lambda: simulation.client.count(ChannelClosed) == 1, seconds=60)
     assert CLOSE_PATIENCE <= simulation.now - start < CLOSE_PATIENCE + 1
-    assert simulation.client.association.open_channel("y") != channel  # its id is not free
+    ids = {simulation.client.association.open_channel("y") for _ in range(MAX_CHANNELS // 2 - 1)}
+    assert channel not in ids  # it is not free
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -211,10 +211,53 @@ def test_a_channel_can_be_closed_before_it_was_acknowledged() -> None:
 def test_there_is_an_end_to_channels() -> None:
     simulation = Simulation()
     simulation.connect()
-    for n in range(MAX_CHANNELS):
-        simulation.client.association.open_channel(str(n))
-    with pytest.raises(RuntimeError):
-        simulation.client.association.open_channel("one too many")
-    simulation.run(lambda: simulation.server.count(ChannelOpened) == MAX_CHANNELS, seconds=10)
-    with pytest.raises(RuntimeError):
-        simulation.server.association.open_channel("one too many")
+    for endpoint in (simulation.client, simulation.server):
+        for n in range(MAX_CHANNELS // 2):
+            endpoint.association.open_channel(str(n))
+        with pytest.raises(RuntimeError):
+            endpoint.association.open_channel("one too many")
+    simulation.run(seconds=10)
+    assert (
+        simulation.client.count(ChannelOpened) == simulation.server.count(ChannelOpened) == MAX_CHANNELS // 2
+    )
+
+
+def test_ids_are_used_again_but_late() -> None:
+    simulation = Simulation()
+    simulation.connect()
+    association = simulation.client.association
+    ids = []
+    for _ in range(MAX_CHANNELS // 2 + 2):
+        ids.append(association.open_channel("x"))
+        association.close_channel(ids[-1])
+        simulation.run(lambda: not association._channels.known, seconds=5)
+    assert ids == [*range(0, MAX_CHANNELS, 2), 0, 2]
+
+
+def test_an_id_may_be_used_again_before_we_know_that_it_is_free() -> None:
+    """The far side reset both directions and opens anew, while its answer to our reset was lost."""
+    simulation = Simulation()
+    simulation.connect()
+    association = simulation.client.association
+    channel = association.open_channel("first")
+    assert simulation.transfer(simulation.client, channel, [b"1"])
+    answers = [0]
+
+    def drop_answers_to_server(whole: bytes) -> bool:
+        if Chunk.RE_CONFIG in kinds(whole):
+            answers[0] += 1
+            return answers[0] == 2  # the first is the client's request
+        return False
+
+    simulation.there.drop = drop_answers_to_server
+    association.close_channel(channel)
+    assert simulation.run(lambda: not association._channels.known, seconds=5)
+    assert simulation.server.association._channels.known
+    association._channels._next_id = channel
+    assert association.open_channel("second") == channel
+    assert simulation.transfer(simulation.client, channel, [b"2"], seconds=5)
+    simulation.run(seconds=5)
+    assert simulation.server.received[channel] == [b"1", b"2"]
+    assert [opened.label for opened in simulation.server.opened()] == ["first", "second"]
+    assert simulation.server.count(ChannelClosed) == 1
+    assert simulation.transfer(simulation.server, channel, [b"3"], seconds=5)

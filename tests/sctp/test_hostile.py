@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from peercli.sctp import packet
-from peercli.sctp.association import MAX_CHANNELS, MAX_NAMES, State
+from peercli.sctp.association import State
+from peercli.sctp.channels import MAX_CHANNELS, MAX_NAMES
 from peercli.sctp.datachannel import Open
 from peercli.sctp.events import ChannelOpened, MessageReceived
 from peercli.sctp.packet import Chunk
@@ -123,7 +124,7 @@ def test_a_far_side_cannot_open_channels_without_end() -> None:
     opened = [event for event in peer.victim.events() if isinstance(event, ChannelOpened)]
     assert sum(len(event.label) for event in opened) <= MAX_NAMES
     peer.say(openings(3000, "short"))
-    assert len(peer.victim.channels) <= MAX_CHANNELS
+    assert len(peer.victim._channels.known) <= MAX_CHANNELS
     assert peer.receiver.held == 0
 
 

@@ -85,7 +85,7 @@ def test_message_ids_wrap() -> None:
     channel = simulation.client.association.open_channel("x")
     assert simulation.transfer(simulation.client, channel, [b"first"])
     near = 2**32 - 5
-    simulation.client.association._queue.stream(channel).next_ordered = near
+    simulation.client.association._channels.queue.stream(channel).next_ordered = near
     assert simulation.server.association.receiver is not None
     simulation.server.association.receiver._next_number[channel] = near
     messages = [bytes([n]) * 3000 for n in range(50)]

@@ -137,8 +137,8 @@ def assert_bounded(association: Association) -> None:
     sender, receiver = association.sender, association.receiver
     assert len(association._control) <= 64
     assert len(association._raw) <= 64
-    assert len(association.channels) <= 1024
-    assert len(association._queue.streams) <= 1024
+    assert len(association._channels.known) <= 1024
+    assert len(association._channels.queue.streams) <= 1024
     if sender is None or receiver is None:
         return
     assert 0 <= receiver.held <= OVERRUN * receiver.window + receiver.max_message
