@@ -30,7 +30,7 @@ async def piped(shell: Shell, there: bytes, back: bytes = b"") -> tuple[Done, Do
         calling = asyncio.create_task(shell.run("pipe", box, input=there))
         await waiting.write(back)
         waiting.end_input()
-        out = await waiting.output()
+        out = await waiting.read()
         return await calling, Done(await waiting.exit_code(), out, waiting.stderr)
 
 
@@ -96,12 +96,12 @@ async def test_half_close_either_way(shell: Shell) -> None:
         async with shell.peercli("pipe", box) as calling:
             await calling.write(b"question")
             calling.end_input()
-            assert await waiting.output() == b"question"  # its end, while the answer is still to come
+            assert await waiting.read() == b"question"  # its end, while the answer is still to come
             await waiting.write(b"an answer that is ")
             await asyncio.sleep(0.2)
             await waiting.write(b"long in coming")
             waiting.end_input()
-            assert await calling.output() == b"an answer that is long in coming"
+            assert await calling.read() == b"an answer that is long in coming"
             assert (await calling.exit_code(), await waiting.exit_code()) == (0, 0)
 
 
@@ -121,7 +121,7 @@ async def test_slow_reader(shell: Shell) -> None:
                 before = memory(calling) + memory(waiting)
                 await waiting.write(b"against the stream")
                 waiting.end_input()
-                assert await calling.output() == b"against the stream"
+                assert await calling.read() == b"against the stream"
                 unwritten = calling.process.stdin.transport.get_write_buffer_size()
                 assert unwritten > total - 3 * WINDOW
                 assert memory(calling) + memory(waiting) - before < FLAT
@@ -156,7 +156,7 @@ async def test_every_kind_of_stdin(shell: Shell, tmp_path: Path) -> None:
         async with shell.peercli("pipe", "--id", box, stdin=DEVNULL) as waiting:
             await waiting.says("Listening as")
             done = await shell.run_script(text, box=box, dir=str(tmp_path))
-            assert (done.code, await waiting.output(), await waiting.exit_code()) == (0, expected, 0), done
+            assert (done.code, await waiting.read(), await waiting.exit_code()) == (0, expected, 0), done
 
     await asyncio.gather(*(case(*each) for each in cases.items()))
 
@@ -212,8 +212,8 @@ async def test_one_way_only(shell: Shell) -> None:
         assert (to_sender.code, to_sender.out) == (0, b"one way")
         assert (neither.code, neither.out) == (2, b"")
         assert neither.err == "peercli: --recv-only and --send-only leave nothing to do\n"
-        assert (await receiver.output(), await receiver.exit_code()) == (b"only in", 0)
-        assert (await sender.output(), await sender.exit_code()) == (b"", 0)
+        assert (await receiver.read(), await receiver.exit_code()) == (b"only in", 0)
+        assert (await sender.read(), await sender.exit_code()) == (b"", 0)
 
 
 async def test_events_are_on_stderr(shell: Shell) -> None:
@@ -223,7 +223,7 @@ async def test_events_are_on_stderr(shell: Shell) -> None:
         await waiting.says('"open"')
         calling = await shell.run("pipe", box, "--json", "--progress", input=b"payload")
         assert (calling.code, calling.out) == (0, b"")
-        assert (await waiting.output(), await waiting.exit_code()) == (b"payload", 0)
+        assert (await waiting.read(), await waiting.exit_code()) == (b"payload", 0)
     heard = [json.loads(line) for line in waiting.stderr.splitlines()]
     assert [event["event"] for event in heard] == ["open", "connection", "route", "close"]
     assert heard[0]["id"] == box
@@ -249,7 +249,7 @@ async def test_with_a_plain_peer(shell: Shell) -> None:
         await waiting.write(b"an answer")
         assert await ours.receive() == b"an answer"
         await ours.close(flush=True)
-        assert await waiting.output() == bytes(100_000) + b"and text"
+        assert await waiting.read() == bytes(100_000) + b"and text"
         assert await waiting.exit_code() == 0
 
         async with shell.peercli("pipe", page.id) as calling:
@@ -260,7 +260,7 @@ async def test_with_a_plain_peer(shell: Shell) -> None:
             await theirs.send(b"back")
             calling.end_input()
             assert [message async for message in theirs] == []
-            assert (await calling.output(), await calling.exit_code()) == (b"back", 0)
+            assert (await calling.read(), await calling.exit_code()) == (b"back", 0)
 
 
 async def test_an_empty_stdin_leaves_a_plain_peer_time(shell: Shell) -> None:
