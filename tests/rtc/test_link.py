@@ -554,9 +554,9 @@ async def test_a_reader_that_does_not_read_stops_the_sender() -> None:
         sending = asyncio.create_task(send())
         await asyncio.sleep(0)
         so_far = -1
-        while so_far != sent:  # until nothing moves any more
+        while so_far != sent or not here.buffered_amount:  # until nothing moves any more
             so_far = sent
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.3)
         assert not sending.done()
         assert sent < 600
         for _ in range(1000):
