@@ -159,6 +159,11 @@ class Lab:
             self._internet = self.node("internet")
             self._internet.forward()
             self._internet.ip("addr add 198.18.0.1/32 dev lo", "addr add 198.18.0.2/32 dev lo")
+            # What is sent to nowhere vanishes on its way, and is no error of the sender's.
+            self._internet.ip(
+                *("link add away type veth peer name nowhere", "link set nowhere up"),
+                *("link set away arp off", "link set away up", "route add default dev away"),
+            )
         return self._internet
 
     def home(self, name: str, nat: Nat, up: Shape | None = None, down: Shape | None = None) -> Home:

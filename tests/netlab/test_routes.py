@@ -1,0 +1,168 @@
+"""peercli between networks of every kind: connected or not, direct or relayed, as RFC 8445 allows."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.commands import Command
+from tests.netlab.lab import Lab, Nat, Node, needed
+from tests.netlab.servers import broker, coturn
+from tests.netlab.shaper import Shape
+
+FAR = Shape(delay=0.05)
+FILTERS_PORTS = {Nat.PORT_RESTRICTED, Nat.SYMMETRIC}
+
+
+class World:
+    """An internet with a broker and coturn, and hosts behind NATs, made when they are asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._hosts: dict[tuple[Nat, str], Node] = {}
+        self.broker = broker(lab.internet, "198.18.0.1")
+        self.turn = coturn(lab.internet, "198.18.0.1", "198.18.0.2")
+
+    def host(self, nat: Nat, side: str) -> Node:
+        """The host behind such a NAT on one side of a connection."""
+        if (nat, side) not in self._hosts:
+            self._hosts[nat, side] = self.lab.home(f"{nat.value}-{side}", nat).host()
+        return self._hosts[nat, side]
+
+    def options(self, *ice: str) -> list[str]:
+        """What tells a peercli of the broker and of ICE servers."""
+        return ["--server", self.broker, *itertools.chain(*(("--ice", url) for url in ice or ("none",)))]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    needed()
+    with Lab() as lab:
+        yield World(lab)
+
+
+def goes_direct(here: Nat, there: Nat) -> bool:
+    """Whether UDP can pass between two such homes: where both have a new port for every destination, or
+    one has and the other lets in only ports that it knows, neither learns where to send to."""
+    kinds = {here, there}
+    if Nat.UDP_BLOCKED in kinds:
+        return False
+    return Nat.SYMMETRIC not in kinds or (here, there) not in itertools.product(FILTERS_PORTS, repeat=2)
+
+
+serial = itertools.count()
+
+
+async def event(command: Command, name: str) -> dict[str, Any]:
+    """The next event of this name on its stdout."""
+    while (found := json.loads(await command.line()))["event"] != name:
+        pass
+    return found  # type: ignore[no-any-return]
+
+
+async def talk(here: Node, there: Node, options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Send a message there and have it back; the routes as both sides report them."""
+    name = f"peer-{next(serial)}"
+    async with there.peercli("listen", "--id", name, "--echo", "--json", *options) as listen:
+        await event(listen, "open")
+        async with here.peercli("connect", name, "--json", *options) as connect:
+            routes = await event(connect, "route"), await event(listen, "route")
+            await connect.write("hello\n")
+            assert (await event(connect, "data"))["data"] == "hello"
+            connect.end_input()
+            assert await connect.exit_code() == 0
+    return routes
+
+
+def relayed(routes: Sequence[dict[str, Any]]) -> bool:
+    """Whether a TURN server is in the way: the side that does not use it may not know."""
+    return any(route["relayed"] for route in routes)
+
+
+async def test_a_lan_without_internet(lab: Lab) -> None:
+    lan = lab.lan("cabin")
+    here, there = lan.host(), lan.host()
+    url = broker(there, there.address)
+    # The servers of the defaults cannot even be looked up here.
+    routes = await talk(here, there, ["--server", url])
+    assert [route["local"].split(":")[0] for route in routes] == [here.address, there.address]
+    assert not relayed(routes)
+
+
+async def test_two_hosts_of_one_home(world: World) -> None:
+    home = world.lab.home("flat", Nat.SYMMETRIC)
+    here, there = home.host(), home.host()
+    routes = await talk(here, there, world.options(world.turn.stun))
+    assert [route["remote"].split(":")[0] for route in routes] == [there.address, here.address]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED),
+        (Nat.FULL_CONE, Nat.PORT_RESTRICTED),
+        (Nat.ADDRESS_RESTRICTED, Nat.SYMMETRIC),
+        (Nat.SYMMETRIC, Nat.NONE),
+    ],
+    ids=lambda nat: nat.value,
+)
+async def test_with_stun(world: World, here: Nat, there: Nat) -> None:
+    assert goes_direct(here, there)
+    routes = await talk(world.host(here, "a"), world.host(there, "b"), world.options(world.turn.stun))
+    assert not relayed(routes)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "transport"),
+    [
+        (Nat.SYMMETRIC, Nat.SYMMETRIC, "udp"),
+        (Nat.SYMMETRIC, Nat.PORT_RESTRICTED, "udp"),
+        (Nat.SYMMETRIC, Nat.SYMMETRIC, "tcp"),
+        (Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, "tcp"),
+        (Nat.UDP_BLOCKED, Nat.UDP_BLOCKED, "tcp"),
+    ],
+    ids=lambda value: value.value if isinstance(value, Nat) else value,
+)
+async def test_with_turn(world: World, here: Nat, there: Nat, transport: str) -> None:
+    options = world.options(world.turn.stun, world.turn.url(transport))
+    routes = await talk(world.host(here, "a"), world.host(there, "b"), options)
+    assert relayed(routes) is not goes_direct(here, there)
+
+
+async def test_a_direct_way_is_preferred(world: World) -> None:
+    """Although, from afar, both first checks are dropped by the other's NAT, and a relay works at once."""
+    here, there = (world.lab.home(name, Nat.PORT_RESTRICTED, FAR).host() for name in ("far-a", "far-b"))
+    routes = await talk(here, there, world.options(world.turn.stun, world.turn.url("udp")))
+    assert not relayed(routes)
+
+
+async def test_relay_where_there_is_a_direct_way(world: World) -> None:
+    options = [*world.options(world.turn.stun, world.turn.url("udp")), "--relay"]
+    routes = await talk(world.host(Nat.NONE, "a"), world.host(Nat.NONE, "b"), options)
+    assert all(route["relayed"] for route in routes)
+    assert all(route["local"].startswith("198.18.0.1:") for route in routes)
+
+
+async def test_no_way(world: World) -> None:
+    """Without TURN, both symmetric or UDP blocked: exit code 6, and a hint."""
+
+    async def fails(here: Nat, there: Nat) -> None:
+        assert not goes_direct(here, there)
+        name, options = f"peer-{next(serial)}", world.options(world.turn.stun)
+        async with world.host(there, "b").peercli("listen", "--id", name, *options) as listen:
+            await listen.says("Listening as")
+            async with world.host(here, "a").peercli("connect", name, *options) as connect:
+                assert await connect.exit_code() == 6
+                assert "hint: " in connect.stderr
+                assert "TURN" in connect.stderr
+
+    await asyncio.gather(
+        fails(Nat.SYMMETRIC, Nat.SYMMETRIC),
+        fails(Nat.SYMMETRIC, Nat.PORT_RESTRICTED),
+        fails(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED),
+    )
