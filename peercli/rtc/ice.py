@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CONSENT_INTERVAL = 2.5  # s between consent checks (RFC 7675 §5.1 suggests 5; we notice sooner)
 CONSENT_TIMEOUT = 10.0  # s without an answer until the path counts as dead
+RELAY_HANDICAP = 1.0  # s by which direct pairs are checked before relayed ones: two checks and a round trip
 SERVER_TIMEOUT = 10.0  # s for one STUN or TURN server
 RECEIVE_BUFFER = 1 << 18  # bytes asked of the kernel for each socket
 FAREWELL_TIMEOUT = 1.0  # s for a TURN server to free an allocation, at the end
@@ -163,6 +164,18 @@ class Agent(Connection):
                 _abandon(protocol.transport)
             await asyncio.wait(farewells)
         await super().close()
+
+    async def check_start(self, pair: CandidatePair) -> None:
+        """Check a pair; one with a relay in it only after the direct ones have had their chance.
+
+        The controlling side's first success ends the search, and a relay's comes first where NATs drop the
+        first check from either side: the second follows half a second later.
+        """
+        relayed = "relay" in (pair.local_candidate.type, pair.remote_candidate.type)
+        if relayed and self.ice_controlling and self._transport_policy is TransportPolicy.ALL:
+            self.check_state(pair, CandidatePair.State.IN_PROGRESS)
+            await asyncio.sleep(RELAY_HANDICAP)
+        await super().check_start(pair)
 
     async def connect(self) -> None:
         await super().connect()
