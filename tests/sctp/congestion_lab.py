@@ -129,7 +129,7 @@ class Sent:
 
 
 class Receiver:
-    """Acknowledges every `ack_every` packets, at a gap, or after `ack_delay`; whatever it finds in one go, once.
+    """Acknowledges every `ack_every` packets, at a gap, or after `ack_delay`; what it finds in one go, once.
 
     Its socket holds `buffer` bytes while its host does not run; `cost` is its time for a packet.
     """
@@ -198,8 +198,8 @@ class Receiver:
 class Flow:
     """A sender with a controller, and its receiver across the bottleneck.
 
-    `backlog` is what the application has for it. What is lost counts as sent anew, so nothing is retransmitted:
-    the goodput is what arrives.
+    `backlog` is what the application has for it. What is lost is not sent again, as if the application had
+    so much more: the goodput is what arrives.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class Flow:
     def _send(self) -> int:
         now, control = self.lab.now, self.control
         rate = control.pacing_rate
-        # What this host was late for is made up for, but not what a full window or an idle application missed.
+        # What this host was late for is made up for, not what a full window or an idle application missed.
         self._departure = max(self._departure, now - LATENESS if self._late else now)
         self._late = True
         if not self._outstanding:

@@ -5,7 +5,12 @@ After draft-ietf-ccwg-bbr (BBRv3), whose names are used throughout. It measures 
 
 - Loss is judged by rounds: what a round lost against what it delivered, not by counters in each packet.
 - Loss that slowing down does not cure (`ambient_loss`) is the path's own and is tolerated beside LOSS_THRESH.
-- Up to that, loss does not lower the short-term bounds either.
+  Up to that, loss does not lower the short-term bounds either.
+- Queues are heeded too. A round whose every round trip is long had a queue all the time: STARTUP and
+  PROBE_BW_UP then end as soon as they gain nothing, PROBE_BW_CRUISE follows what is delivered, and a rate
+  that has collapsed is believed at once.
+- PROBE_BW_UP lasts as long as it gains PROBE_UP_GROWTH a round, so a late flow soon has its share; after a
+  probe that overflowed a queue the next one waits longer, so CUBIC keeps its own.
 - A path is never deemed shorter than LOCAL_RTT, and not paced below it: timers are no finer than that.
 - A round trip as short as `min_rtt` postpones PROBE_RTT: the queue was seen empty, so none need be drained.
 """
@@ -20,10 +25,8 @@ from peercli.sctp.congestion.controller import AckSample
 
 __all__ = ["Bbr", "State"]
 
-INITIAL_PACKETS = 32  # RFC 6928 allows 10 at once; these are paced
-INITIAL_SPREAD = 0.01  # seconds
+# The draft's, in seconds, rounds and packets.
 MIN_PIPE_PACKETS = 4
-
 PACING_MARGIN = 0.99
 BETA = 0.7
 HEADROOM = 0.15
@@ -31,32 +34,36 @@ LOSS_THRESH = 0.02
 STARTUP_FULL_LOSS_PACKETS = 6
 FULL_BW_GROWTH = 1.25
 FULL_BW_ROUNDS = 3
-PROBE_UP_GROWTH = (
-    1.1  # what a flow with less than half of the path gains in a round, and one with more does not
-)
-PROBE_UP_QUEUED_ROUNDS = 2
 DRAIN_ROUNDS = 3
-EXTRA_ACKED_FILTER_ROUNDS = 5  # two windows of it: the draft's 10
+EXTRA_ACKED_FILTER_ROUNDS = 5  # in each of two windows
 MIN_RTT_FILTER_LEN = 10.0
 PROBE_RTT_INTERVAL = 5.0
 PROBE_RTT_DURATION = 0.2
-PROBE_WAIT = 1.0  # seconds, and up to one more; at the draft's 2 a late flow waits too long for its share
-PROBE_WAIT_TOO_HIGH = (
-    4.0  # after a probe that cost packets, others' among them: CUBIC must get to its feet again
-)
-PROBE_WAIT_MIN_RTTS = 10
 PROBE_WAIT_ROUNDS = 63
 
-EMPTY_QUEUE_RTT = 1 + 1 / 32
-"""A round trip of up to this many `min_rtt` saw no queue."""
+INITIAL_PACKETS = 32
+"""RFC 6928 allows 10 in one burst; these are spread over INITIAL_SPREAD seconds."""
+INITIAL_SPREAD = 0.01
+PROBE_WAIT = 1.0
+"""Seconds between probes, and up to one more; at the draft's 2 a late flow waits too long for its share."""
+PROBE_WAIT_TOO_HIGH = 4.0
+"""The same after a probe that cost packets, others' among them: CUBIC needs time to get up again."""
+PROBE_WAIT_MIN_RTTS = 10
+PROBE_UP_GROWTH = 1.1
+"""What a flow with less than half of a path gains in a round of probing, and one with more does not."""
+PROBE_UP_QUEUED_ROUNDS = 2
+
 MAX_AMBIENT_LOSS = 0.15
 AMBIENT_LOSS_GAIN = 1 / 8
 LOCAL_RTT = 0.001
 """Seconds below which the hosts' schedulers, not the path, are the delay."""
 HOST_LATENCY = 0.005
 """Seconds that a busy host may hold a packet or its acknowledgement: no sign of a queue in the path."""
-STANDING_QUEUE_RTT = 1.5
-"""A round without a round trip below this many `min_rtt` had a queue all the time."""
+EMPTY_QUEUE = 1 + 1 / 32
+"""A round trip of up to this many `min_rtt` saw no queue; so for the following."""
+CREEPING_QUEUE = 1.1
+STANDING_QUEUE = 1.5
+CREEPING_BETA = 0.9
 COLLAPSED_BW = 0.5
 
 
@@ -84,8 +91,7 @@ PROBE_BW = frozenset({State.PROBE_BW_DOWN, State.PROBE_BW_CRUISE, State.PROBE_BW
 
 
 class Bbr:
-    """A `Controller`. `mtu` is the size of a full packet and may be set anew; `rng` spreads the probes of
-    flows that compete."""
+    """A `Controller`; `rng` spreads the probes of flows that compete."""
 
     def __init__(self, mtu: int = 1200, rng: random.Random | None = None) -> None:
         self.mtu = mtu
@@ -124,7 +130,7 @@ class Bbr:
         self._inflight_latest = 0  # delivered by the last whole round: what was in flight, less what was lost
         self._cwnd_limited = False
         self._round_cwnd_limited = False
-        self._queue_stands = False
+        self._queued = 1.0  # the last round's shortest round trip, in `min_rtt`
 
         self.full_bw_reached = False
         self._full_bw = 0.0
@@ -211,8 +217,8 @@ class Bbr:
         """A packet sent in this round was acknowledged: judge what the round delivered and lost."""
         lost, volume = self._round_lost, self._round_delivered + self._round_lost
         lossy = lost > self._tolerated_loss(volume)
-        queue_stood = self._queue_stands
-        self._queue_stands = self._round_min_rtt > STANDING_QUEUE_RTT * max(self.min_rtt, HOST_LATENCY)
+        before, self._queued = self._queued, self._round_min_rtt / max(self.min_rtt, HOST_LATENCY)
+        queued = min(before, self._queued)  # a single round may be a busy host's fault
         self._inflight_latest = self._round_delivered
         self._rounds_since_probe += 1
         self._advance_extra_acked_filter()
@@ -220,8 +226,8 @@ class Bbr:
         if self.state not in PROBING:
             if lossy:
                 self._adapt_lower_bounds()
-            if queue_stood and self._queue_stands and not self._app_limited and self.state in PROBE_BW:
-                self._check_collapse()
+            if not self._app_limited:
+                self._heed_queue(now, queued)
             loss_rate = min(lost / volume, MAX_AMBIENT_LOSS) if volume else 0.0
             self.ambient_loss += AMBIENT_LOSS_GAIN * (loss_rate - self.ambient_loss)
         if not lossy and self._inflight_latest > self.inflight_longterm:
@@ -243,7 +249,8 @@ class Bbr:
             self._full_bw_rounds = 0
             return
         self._full_bw_rounds += 1
-        if self._full_bw_rounds >= FULL_BW_ROUNDS or (startup and (lossy or self._queue_stands)):
+        overfull = startup and (lossy or self._queued > STANDING_QUEUE)
+        if overfull or self._full_bw_rounds >= FULL_BW_ROUNDS:
             self._full_bw_now = self.full_bw_reached = True
             if startup and lossy:
                 self.inflight_longterm = max(self._bdp(), self._inflight_latest)
@@ -260,13 +267,16 @@ class Bbr:
         self.bw_shortterm = max(self._round_bw / (1 - self.ambient_loss), BETA * bw)
         self.inflight_shortterm = max(self._inflight_latest / (1 - self.ambient_loss), BETA * inflight)
 
-    def _check_collapse(self) -> None:
-        """Two rounds were long and delivered little: the path's rate has fallen, or its delay has grown.
-
-        Both make the model worthless. Start from what came through, and have PROBE_RTT tell one from the other.
-        """
+    def _heed_queue(self, now: float, queued: float) -> None:
+        """Follow what a path that was busy all through the round delivered, if it is less than was thought."""
+        if queued > CREEPING_QUEUE and self.state is State.PROBE_BW_CRUISE:
+            # `max_bw` is the best of noisy samples. This is a whole round's mean.
+            delivered = self._round_delivered / (now - self._round_began) / PACING_MARGIN
+            self.bw_shortterm = min(self.bw_shortterm, max(delivered, CREEPING_BETA * self.bw))
         bw = max(self._bw_latest, self._round_bw)
-        if 0 < bw < COLLAPSED_BW * self.max_bw:
+        if queued > STANDING_QUEUE and self.state in PROBE_BW and 0 < bw < COLLAPSED_BW * self.max_bw:
+            # The rate has fallen, or the round trip grown, and the old model is worth nothing. Start from
+            # what came through, and have PROBE_RTT tell which it was.
             self._max_bw_filter[1] = bw
             self._advance_max_bw_filter()
             self._collapsed = True
@@ -323,7 +333,7 @@ class Bbr:
         if rtt < self._probe_rtt_min_delay or self._probe_rtt_expired:
             self._probe_rtt_min_delay = rtt
             self._probe_rtt_min_stamp = now
-        elif rtt <= self.min_rtt * EMPTY_QUEUE_RTT:
+        elif rtt <= self.min_rtt * EMPTY_QUEUE:
             self._probe_rtt_min_stamp = now
         if self._probe_rtt_min_delay <= self.min_rtt or now > self._min_rtt_stamp + MIN_RTT_FILTER_LEN:
             self.min_rtt = self._probe_rtt_min_delay
@@ -383,10 +393,8 @@ class Bbr:
         self._start_round(now)
 
     def _is_time_to_probe_bw(self, now: float) -> bool:
-        reno_rounds = min(self._bdp(), self.cwnd) / self.mtu
-        return now > self._cycle_stamp + self._probe_wait or self._rounds_since_probe >= min(
-            reno_rounds, PROBE_WAIT_ROUNDS
-        )
+        reno_rounds = min(self._bdp() / self.mtu, self.cwnd / self.mtu, PROBE_WAIT_ROUNDS)
+        return self._rounds_since_probe >= reno_rounds or now > self._cycle_stamp + self._probe_wait
 
     def _start_probe_bw_refill(self, now: float) -> None:
         self._enter(State.PROBE_BW_REFILL)
@@ -403,12 +411,10 @@ class Bbr:
         self._reset_full_bw(self._bw_latest)
 
     def _probe_up(self, sample: AckSample, round_start: bool) -> None:
-        saturated = self._full_bw_now or (
-            self._queue_stands and self._full_bw_rounds >= PROBE_UP_QUEUED_ROUNDS
-        )
+        overfull = self._queued > STANDING_QUEUE and self._full_bw_rounds >= PROBE_UP_QUEUED_ROUNDS
         if self._prev_probe_too_high and sample.in_flight >= self.inflight_longterm:
             self._prev_probe_precautionary = True
-        elif not saturated:
+        elif not (overfull or self._full_bw_now):
             if self._cwnd_limited and self.cwnd + self.mtu > self.inflight_longterm:
                 # inflight_longterm, not the path, is the limit: raise it by 1, 2, 4… packets a round.
                 self._reset_full_bw(self._bw_latest)
@@ -422,6 +428,8 @@ class Bbr:
     def _stop_probe_samples(self, now: float) -> bool:
         """The round after a probe is over, and with it what it could teach. True if it probes again."""
         self._probe_stopping = self._is_bw_probe_sample = False
+        if self.state not in PROBE_BW:
+            return False
         if not self._app_limited:
             self._advance_max_bw_filter()
         again = self._prev_probe_precautionary and not self._prev_probe_too_high
@@ -445,6 +453,7 @@ class Bbr:
             self._save_cwnd()
             self._enter(State.PROBE_RTT)
             self._probe_rtt_done_stamp = 0.0
+            self._probe_stopping = True
             self._start_round(now)
         self._idle_restart = False
         if self.state is not State.PROBE_RTT:

@@ -48,7 +48,8 @@ class Controller(Protocol):
     pacing_rate: float
     """Bytes/s at which to send; `math.inf` means unpaced.
 
-    It bounds the average, not the burst: a sender that woke late may send what it missed.
+    It bounds the average: a sender that woke late may send what it missed, but what a full window or an idle
+    application kept back is no debt.
     """
 
     def on_sent(self, now: float, nbytes: int, in_flight: int) -> None:

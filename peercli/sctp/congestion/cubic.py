@@ -26,7 +26,7 @@ PACING_GAIN = 1.25  # never what limits, yet no whole window at once
 
 
 class Cubic:
-    """A `Controller`. `mtu` is the size of a full packet and may be set anew."""
+    """A `Controller`."""
 
     def __init__(self, mtu: int = 1200) -> None:
         self.mtu = mtu
