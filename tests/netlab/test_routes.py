@@ -122,7 +122,6 @@ async def test_with_stun(world: World, here: Nat, there: Nat) -> None:
     [
         (Nat.SYMMETRIC, Nat.SYMMETRIC, "udp"),
         (Nat.SYMMETRIC, Nat.PORT_RESTRICTED, "udp"),
-        (Nat.SYMMETRIC, Nat.SYMMETRIC, "tcp"),
         (Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, "tcp"),
         (Nat.UDP_BLOCKED, Nat.UDP_BLOCKED, "tcp"),
     ],
