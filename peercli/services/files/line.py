@@ -15,6 +15,7 @@ from peercli.protocol.transfer import Side
 __all__ = ["Line", "in_thread"]
 
 FAREWELL_TIMEOUT = 1.0  # s to tell the peer that we give up
+WATCH = 5.0  # s between two looks at the clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class Line:
         self._connection = connection
         self._side = side
         self._limit_rate = limit_rate
+        self._taking = False
         self._waiting = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -97,7 +99,9 @@ class Line:
         async for message in self._connection:
             if not isinstance(message, str | bytes):
                 raise ProtocolError("the peer sent something else than text and bytes")
+            self._taking = True
             await take(message)
+            self._taking = False
             self.push()
         if self.over:
             await _forever()
@@ -106,9 +110,14 @@ class Line:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if self._taking:
+                # It is we who do not listen, for a slow disk it may be: then their silence means nothing, and
+                # ours must not mean anything to them.
+                self._side.progressed(loop.time())
+                self._side.ping()
             next_time = self._side.tick(loop.time())
             self.push()
-            await asyncio.sleep(max(next_time - loop.time(), 0.1))
+            await asyncio.sleep(min(max(next_time - loop.time(), 0.1), WATCH))
 
     async def _take_leave(self, error: BaseException) -> None:
         if self.over or self._side.left:

@@ -44,6 +44,7 @@ COMMIT_EVERY = 2.0  # s between that, at most, while content comes
 CLOSE_TIMEOUT = 10.0  # s the sender has to close once all is done
 PROBE_TIMEOUT = 1.5  # s, twice, that a sender has to show that it is alive when another wants its transfer
 MAX_KEPT = 16  # transfers whose sender is away
+MAX_ANSWERS = 256  # of `consent`, remembered
 
 _Content = Start | Write | Hole | Finish | Abandon
 
@@ -155,9 +156,12 @@ class Inbox:
     """Takes what senders offer into one place.
 
     Args:
-        consent: asked once for each transfer; the answer holds when its sender comes back.
+        consent: asked once for each transfer; the answer holds when its sender comes back amid it.
         max_size: bytes; larger offers are declined, and files of unknown size end there.
         single: take one transfer only, and turn all others away without asking.
+
+    Attributes:
+        began: whether any transfer was agreed to.
     """
 
     def __init__(
@@ -171,6 +175,7 @@ class Inbox:
     ) -> None:
         self.report = report
         self.max_size = max_size
+        self.began = False
         self._place = place
         self._consent = consent
         self._single = single
@@ -182,11 +187,6 @@ class Inbox:
     def unfinished(self) -> bool:
         """Whether there are transfers whose senders may come back."""
         return bool(self._transfers)
-
-    @property
-    def began(self) -> bool:
-        """Whether any transfer was agreed to."""
-        return any(self._agreed.values())
 
     async def serve(self, connection: DataConnection) -> bool:
         """Take one transfer, or the rest of one, over this connection, and leave it closed.
@@ -222,11 +222,15 @@ class Inbox:
     async def agree(self, name: str, offer: FilesOffered) -> bool | None:
         """Whether the offer is wanted; None when there is only time for another one."""
         async with self._asking:
-            if self._single and any(yes and key[1] != name for key, yes in self._agreed.items()):
+            if self._single and any(agreed for (_, other), agreed in self._agreed.items() if other != name):
                 return None
-            if (offer.peer, name) not in self._agreed:
-                self._agreed[offer.peer, name] = await self._consent(offer)
-            return self._agreed[offer.peer, name]
+            key = offer.peer, name
+            if key not in self._agreed:
+                self._agreed[key] = await self._consent(offer)
+                self.began |= self._agreed[key]
+                while len(self._agreed) > MAX_ANSWERS:
+                    del self._agreed[next(iter(self._agreed))]
+            return self._agreed[key]
 
     async def enter(self, name: str, peer: str, entries: list[Entry]) -> _Transfer:
         """The transfer of this name, ours alone until its turn is released.
@@ -256,6 +260,7 @@ class Inbox:
             await self._let_go(transfer)
             if listed:
                 del self._transfers[name]
+                self._agreed = {key: yes for key, yes in self._agreed.items() if key[1] != name or not yes}
         transfer.turn.release()
         idle = [key for key, kept in self._transfers.items() if not kept.turn.locked()]
         for key in idle[: max(0, len(self._transfers) - MAX_KEPT)]:

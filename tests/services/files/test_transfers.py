@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from peercli.errors import (
 )
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
+from peercli.protocol import transfer
 from peercli.protocol.transfer import control
 from peercli.protocol.transfer_sender import Sender
 from peercli.services.events import Close, Event, Open
-from peercli.services.files import receiving, sending
+from peercli.services.files import line, receiving, sending
 from peercli.services.files.events import (
     FileFailed,
     FileProgress,
@@ -41,7 +43,7 @@ from peercli.services.files.events import (
 from peercli.services.files.outgoing import select_files
 from peercli.services.files.receiving import Inbox, is_file_offer, receive_files
 from peercli.services.files.sending import FILES, Sending, send_files
-from peercli.services.files.storage import Conflict, SaveDir
+from peercli.services.files.storage import Conflict, Incoming, Result, SaveDir
 from tests.brokers import our_server
 
 WITHIN = 60.0
@@ -597,6 +599,27 @@ async def test_a_full_disk_is_told_to_both_and_gone_on_with_later(
             await receiver.done()
     assert contents(tmp_path / "to") == {"f": path.read_bytes()}
     assert log.of(TransferEnded)[0].bytes == 3_000_000
+
+
+async def test_a_disk_that_takes_its_time_is_not_taken_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "PING_AFTER", 0.2)
+    monkeypatch.setattr(transfer, "DEAD_AFTER", 0.6)
+    monkeypatch.setattr(line, "WATCH", 0.1)
+    monkeypatch.setattr(receiving, "QUEUE", 100_000)
+    real = Incoming.apply
+
+    def slow(self: Incoming, *arguments: Any) -> Result:
+        time.sleep(0.9)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Incoming, "apply", slow)
+    (tmp_path / "f").write_bytes(os.urandom(500_000))
+    async with our_server() as url, Receiving(url, tmp_path / "to") as receiver:
+        log = await send(url, tmp_path / "f")
+        await receiver.done()
+    assert log.of(Resuming) == []
 
 
 async def test_a_connection_that_is_none_for_files_is_not_served(tmp_path: Path) -> None:
