@@ -108,6 +108,7 @@ class Peer(Emitter):
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self._destroyed = False
+        self._gone = asyncio.Event()  # nothing is left but listeners
         self._connections: dict[str, DataConnection] = {}
         self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()  # None: see what _refusal says
         self._refusal: PeerError | None = None
@@ -165,14 +166,18 @@ class Peer(Emitter):
         Listeners that are still running get 5 s to come to an end, and are cancelled then.
         """
         if self._destroyed:
+            await self._gone.wait()
             return
         self._destroyed = True
-        self.disconnect()
-        await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
-        if self._socket is not None:
-            await self._socket.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        try:
+            self.disconnect()
+            await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
+            if self._socket is not None:
+                await self._socket.close()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            self._gone.set()
         self._refuse(Disconnected("the peer was destroyed"))
         self.emit("close")
         await self._end_listeners()

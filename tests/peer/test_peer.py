@@ -525,16 +525,18 @@ async def test_destroy_is_the_end() -> None:
 
 async def test_a_listener_may_destroy_its_peer() -> None:
     async with pair() as (alice, bob):
-        ended = asyncio.Event()
+        began = asyncio.Event()
 
         @bob.on("connection")
         async def meet(connection: DataConnection) -> None:
             await connection.opened()
+            began.set()
             await bob.destroy()
-            ended.set()
 
         here = await alice.connect("bob")
-        await ended.wait()
+        await began.wait()
+        await bob.destroy()
+        assert bob.active == 0
         await here.closed()
 
 
