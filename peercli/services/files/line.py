@@ -86,7 +86,8 @@ class Line:
                         due = max(due, loop.time()) + len(message) / self._limit_rate
                         await asyncio.sleep(due - loop.time())
                     await self._connection.send(message)
-                    self._side.progressed(loop.time())
+                    if isinstance(message, bytes):  # control is too little to wait for room
+                        self._side.progressed(loop.time())
                 self._drained.set()
                 self._waiting.clear()
                 await self._waiting.wait()

@@ -601,6 +601,24 @@ async def test_a_full_disk_is_told_to_both_and_gone_on_with_later(
     assert log.of(TransferEnded)[0].bytes == 3_000_000
 
 
+async def test_a_side_that_falls_silent_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PING_AFTER", 0.2)
+    monkeypatch.setattr(transfer, "DEAD_AFTER", 1.0)
+    monkeypatch.setattr(line, "WATCH", 0.1)
+    (tmp_path / "f").write_bytes(b"x")
+    async with our_server() as url:
+        async with Receiving(url, tmp_path / "to", patience=0.1) as receiver, connected(url) as connection:
+            await connection.send(control("hello", version=1, role="sender"))
+            await connection.send(control("offer", id="x", entries=[{"path": ["f"], "size": 5}]))
+            with pytest.raises(ConnectionLost, match="nothing was heard"):
+                await receiver.done()
+        async with a_peer(url, "rx") as silent:
+            task = asyncio.create_task(send(url, tmp_path / "f", retries=0))
+            await (await silent.accept()).send(control("hello", version=1, role="receiver"))
+            with pytest.raises(ConnectionLost, match="nothing was heard"):
+                await task
+
+
 async def test_a_disk_that_takes_its_time_is_not_taken_for_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
