@@ -37,7 +37,7 @@ from peercli.errors import ConnectionClosed, ConnectionLost, MessageTooBig, Nego
 from peercli.rtc.channel import Channel, StockChannel, Wire
 from peercli.rtc.ice import Agent
 from peercli.sctp import events
-from peercli.sctp.association import Association
+from peercli.sctp.association import Association, State
 
 __all__ = ["PeerConnection", "SctpTransport"]
 
@@ -546,6 +546,8 @@ class SctpTransport:
         assert self._association is not None
         channel.number = self._association.open_channel(channel.label, ordered=channel.ordered)
         self._channels[channel.number] = channel
+        if self._association.state is State.ESTABLISHED:
+            channel._opened()
 
     def _handle(self, event: events.Event) -> None:
         match event:
