@@ -33,6 +33,7 @@ from tests.netlab.shaper import Shape
 __all__ = ["LINKS", "Ends", "Flow", "Link", "main", "pipe", "tcp"]
 
 PING_INTERVAL = 0.02  # s
+IPERF3_TRIES = 3  # now and then it loses its own control connection
 SETTLING = 3.0  # s of flows side by side before their shares count
 MEGABIT = 1e6 / 8  # bytes
 PIECE = bytes(1 << 17)
@@ -167,10 +168,11 @@ def goodput(flow: AbstractContextManager[Flow], seconds: float) -> float:
 def iperf3(ends: Ends, congestion: str, seconds: int) -> float:
     """Mbit/s as iperf3's receiving end counts them."""
     arguments = ("--client", ends.there.address, "--congestion", congestion, "--time", str(seconds), "--json")
-    report = json.loads(ends.here.run("iperf3", *arguments))
-    if "error" in report:
-        raise RuntimeError(f"iperf3: {report['error']}")
-    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+    for _ in range(IPERF3_TRIES):
+        report = json.loads(ends.here.run("iperf3", *arguments))
+        if "error" not in report:
+            return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+    raise RuntimeError(f"iperf3: {report['error']}")
 
 
 @contextmanager
