@@ -22,6 +22,25 @@ if TYPE_CHECKING:
     from peercli.peer.peer import Peer
     from peercli.protocol.messages import Offer
 
+__all__ = [
+    "DEFAULT_SERVER",
+    "IceOption",
+    "IdOption",
+    "JsonOption",
+    "QuietOption",
+    "RelayOption",
+    "ServerOption",
+    "TimeoutOption",
+    "TokenOption",
+    "VerboseOption",
+    "at_least",
+    "make_broker",
+    "make_console",
+    "make_ice_servers",
+    "make_peer",
+    "parse_metadata",
+]
+
 _NETWORK = "Network"
 _OUTPUT = "Output"
 

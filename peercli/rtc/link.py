@@ -37,9 +37,6 @@ MAX_REMOTE_CANDIDATES = 100  # of one connection (RFC 8445 §6.1.2.5 limits the 
 RELAY_TIMEOUT = 10.0  # s for the first TURN server, where nothing else is allowed
 
 
-_MEDIA = re.compile(r"^m=(?!application )", re.MULTILINE)
-
-
 @dataclass(frozen=True, slots=True)
 class Trickle:
     """A local candidate for the far side (W3C `RTCIceCandidateInit`)."""
@@ -167,7 +164,7 @@ class Link:
         self._spawn(self._ice.addRemoteCandidate(parsed))
 
     async def _set_remote(self, kind: str, sdp: str) -> None:
-        if _MEDIA.search(sdp):
+        if any(line.startswith("m=") and not line.startswith("m=application ") for line in sdp.splitlines()):
             raise ProtocolError(f"the far side's {kind} is for a call, not for data")
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(_open_ended(sdp), kind))

@@ -275,9 +275,9 @@ async def test_an_offer_without_a_data_channel_is_refused() -> None:
             await other.link.answer(sdp)
 
 
-@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize("line_end", ["\r\n", "\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028"])
 async def test_an_offer_with_more_than_a_data_channel_is_refused(line_end: str) -> None:
-    """Nobody asked for a call, so nothing of one is to be decoded."""
+    """Nobody asked for a call, so nothing of one is to be decoded; aiortc knows many line ends."""
     async with ends() as (one, other):
         sdp = await one.link.offer("label", ordered=True)
         sdp = sdp.replace("a=group:BUNDLE 0", "a=group:BUNDLE 0 1")
