@@ -172,7 +172,8 @@ class Bbr:
     def on_ack(self, sample: AckSample) -> None:
         now = sample.now
         rtt = sample.rtt
-        round_start = sample.round_start if rtt is None else now - rtt >= self._round_began
+        began = self._round_began
+        round_start = now > began and (sample.round_start if rtt is None else now - rtt >= began)
         self._app_limited = sample.app_limited
         self._round_delivered += sample.acked
         if rtt is not None and rtt < self._round_min_rtt:
@@ -268,7 +269,7 @@ class Bbr:
         self.inflight_shortterm = max(self._inflight_latest / (1 - self.ambient_loss), BETA * inflight)
 
     def _heed_queue(self, now: float, queued: float) -> None:
-        """Follow what a path that was busy all through the round delivered, if it is less than was thought."""
+        """Follow what a path that was busy all through the round delivered, if less than was thought."""
         if queued > CREEPING_QUEUE and self.state is State.PROBE_BW_CRUISE:
             # `max_bw` is the best of noisy samples. This is a whole round's mean.
             delivered = self._round_delivered / (now - self._round_began) / PACING_MARGIN
@@ -328,7 +329,7 @@ class Bbr:
 
     def _update_min_rtt(self, now: float, rtt: float) -> None:
         if self.min_rtt == math.inf:  # now it is known what rate the initial window stands for
-            self.pacing_rate = self.pacing_gain * self.cwnd / rtt
+            self.pacing_rate = self.pacing_gain * self.cwnd / max(rtt, LOCAL_RTT)
         self._probe_rtt_expired = now > self._probe_rtt_min_stamp + PROBE_RTT_INTERVAL
         if rtt < self._probe_rtt_min_delay or self._probe_rtt_expired:
             self._probe_rtt_min_delay = rtt
