@@ -101,7 +101,7 @@ def listen(
                 stack.push_async_callback(inbox.close)
             listener = Listener(
                 report=view.report,
-                output=console.stdout,
+                output=None if json else console.stdout,
                 echo=echo,
                 command=exec_command,
                 once=once,

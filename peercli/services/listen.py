@@ -33,7 +33,7 @@ class Listener:
 
     Args:
         report: where messages and events go.
-        output: where byte streams go, one after the other.
+        output: where byte streams go, one after the other; None reports them as messages, piece by piece.
         echo: send every message back as it came.
         command: a shell command to run for each connection, its stdin and stdout joined to the peer.
         once: end with the first connection.
@@ -42,7 +42,7 @@ class Listener:
     """
 
     report: Report
-    output: Sink
+    output: Sink | None
     echo: bool = False
     command: str | None = None
     once: bool = False
@@ -119,12 +119,16 @@ class Listener:
                     await connection.send(message)
 
     async def _take_stream(self, connection: DataConnection) -> None:
-        output = _InTurn(self.output, self._stream_turn)
-        pipe = Pipe(connection, None, output)
+        sink = (
+            _Reported(connection, self.report)
+            if self.output is None
+            else _InTurn(self.output, self._stream_turn)
+        )
+        pipe = Pipe(connection, None, sink)
         try:
             await pipe.run()
         finally:
-            await output.close()
+            await sink.close()
             await self.report(Stream(connection.peer, connection.connection_id, pipe.received))
 
     async def _run_command(self, connection: DataConnection, text: str) -> None:
@@ -141,6 +145,20 @@ class Listener:
                 await _chat(connection, command)
         finally:
             await command.stop()
+
+
+class _Reported:
+    """A sink that reports each piece as a message."""
+
+    def __init__(self, connection: DataConnection, report: Report) -> None:
+        self._connection = connection
+        self._report = report
+
+    async def write(self, data: bytes) -> None:
+        await self._report(Data(self._connection.peer, self._connection.connection_id, data))
+
+    async def close(self) -> None:
+        pass
 
 
 class _InTurn:
