@@ -191,10 +191,11 @@ class Outstanding:
 
     def acknowledge_blocks(self, blocks: Sequence[int], now: float) -> None:
         """What lies in the gap blocks is acknowledged; they are starts and ends, counted from `cum`."""
-        cum, top = self.cum, self._top
+        cum, top, next_tsn = self.cum, self._top, self.next_tsn
+        known = set(zip(self._sacked.starts, self._sacked.ends, strict=True))
         for index in range(0, min(len(blocks), 2 * MAX_BLOCKS_PROCESSED), 2):
             start, end = cum + blocks[index], cum + blocks[index + 1] + 1
-            if start >= end or start <= cum + 1 or end > self.next_tsn:
+            if (start, end) in known or start >= end or start <= cum + 1 or end > next_tsn:
                 continue
             for first, last in self._sacked.add(start, end):
                 for tsn in range(first, min(last, top)):

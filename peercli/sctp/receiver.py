@@ -185,11 +185,11 @@ class Receiver:
         free = self.window - self.held
         self._advertised = free if free >= SMALLEST_WINDOW else 0
         duplicates, self._duplicates = self._duplicates, []
-        blocks: list[int] = []
         cum = self.cum
-        starts, ends = self._ahead.starts, self._ahead.ends
-        for index in range(min(len(starts), MAX_BLOCKS_REPORTED)):
-            blocks += (starts[index] - cum, ends[index] - cum - 1)
+        starts, ends = self._ahead.starts[:MAX_BLOCKS_REPORTED], self._ahead.ends[:MAX_BLOCKS_REPORTED]
+        blocks = [0] * (2 * len(starts))
+        blocks[::2] = [start - cum for start in starts]
+        blocks[1::2] = [end - cum - 1 for end in ends]
         return sack(cum & _MASK, self._advertised, blocks, duplicates)
 
     def consume(self, size: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from peercli.sctp.congestion import AckSample, Controller
 from peercli.sctp.outstanding import Batch, Flight, Missing, Outstanding
@@ -20,8 +21,8 @@ from peercli.sctp.streams import Message, SendQueue
 
 __all__ = ["MAX_OUTSTANDING_CHUNKS", "Sender"]
 
-MAX_OUTSTANDING_CHUNKS = 60_000
-"""A SACK cannot tell of more than 65,535 chunks."""
+MAX_OUTSTANDING_CHUNKS = 30_000
+"""Stream sequence numbers have 16 bits: were more messages on their way, a late one would seem an old one."""
 
 MAX_TAIL_PROBES = 2
 """Probes in a row, the second of what is oldest, before a timeout."""
@@ -68,6 +69,12 @@ class _Packets:
             self.room = self.size
 
 
+class _Sack(NamedTuple):
+    cum: int
+    window: int
+    blocks: Sequence[int]
+
+
 class Sender:
     """`queue` is what there is to send; `peer_window` is the far side's a_rwnd."""
 
@@ -93,6 +100,7 @@ class Sender:
         self._skips = Skips(self._out)
         self.peer_window = peer_window
         self._peer_room = peer_window
+        self._sack: _Sack | None = None  # of the batch under way
 
         # Delivery rate and rounds.
         self._delivered = 0
@@ -157,7 +165,7 @@ class Sender:
     def _is_blocked(self) -> bool:
         """Whether new data must wait for an acknowledgement, whatever the congestion window says."""
         out = self._out
-        if out.next_tsn - out.cum > MAX_OUTSTANDING_CHUNKS:
+        if out.next_tsn - out.cum >= MAX_OUTSTANDING_CHUNKS:
             return True
         return self._peer_room < self._size and out.size > 0
 
@@ -390,36 +398,23 @@ class Sender:
         self, cumulative: int, window: int, blocks: Sequence[int], duplicates: Iterable[int], now: float
     ) -> bool:
         """Take in a SACK; `finish_batch` must follow. False if it acknowledges what was never sent."""
-        out = self._out
+        out, latest = self._out, self._sack
         cum = unwrap(cumulative, out.cum)
-        if cum < out.cum:
-            return True  # overtaken by a later one
         if cum >= out.next_tsn:
             return False
-        before = (out.cum, out.batch.acked)
-        if cum > out.cum:
-            out.acknowledge_below(cum + 1, now)
-            self._skips.acknowledge_below(cum + 1)
-        if blocks:
-            out.acknowledge_blocks(blocks, now)
         for tsn in duplicates:
             out.note_duplicate(tsn, now)
-        was_closed = self._peer_room < self._size
-        self.peer_window = window
-        self._peer_room = window - out.size
-        if (out.cum, out.batch.acked) != before:
-            self._backoff = self._probes = 0
-            self._start_timer(now)
-        elif was_closed and window >= self._size and self._backoff:
-            # The window has opened: what was sent to probe it may have been dropped.
-            self._backoff = 0
-            self._give_up_overdue(out.lose_all(), now)
-            self._start_timer(now)
+        # The last of a batch tells all that the others did. Some may come late.
+        if cum >= out.cum and (latest is None or (cum, blocks[-1:]) >= (latest.cum, latest.blocks[-1:])):
+            self._sack = _Sack(cum, window, blocks)
         return True
 
     def finish_batch(self, now: float) -> None:
         """The SACKs of a batch are taken in: look for losses, and tell the controller what was learnt."""
         out = self._out
+        sack, self._sack = self._sack, None
+        if sack is not None:
+            self._acknowledge(sack, now)
         batch, lost = out.finish_batch(now)
         rtt = None
         if batch.newest is not None and batch.newest is batch.fresh and not batch.ambiguous:
@@ -433,6 +428,26 @@ class Sender:
         if self._delivered > self._app_limited_until:
             self._app_limited_until = 0
         self.controller.on_ack(self._sample(batch, rtt, sum(missing.size for missing in lost), now))
+
+    def _acknowledge(self, sack: _Sack, now: float) -> None:
+        out, window = self._out, sack.window
+        before = (out.cum, out.size)
+        if sack.cum > out.cum:
+            out.acknowledge_below(sack.cum + 1, now)
+            self._skips.acknowledge_below(sack.cum + 1)
+        if sack.blocks:
+            out.acknowledge_blocks(sack.blocks, now)
+        was_closed = self._peer_room < self._size
+        self.peer_window = window
+        self._peer_room = window - out.size
+        if (out.cum, out.size) != before:
+            self._backoff = self._probes = 0
+            self._start_timer(now)
+        elif was_closed and window >= self._size and self._backoff:
+            # The window has opened: what was sent to probe it may have been dropped.
+            self._backoff = 0
+            self._give_up_overdue(out.lose_all(), now)
+            self._start_timer(now)
 
     def _sample(self, batch: Batch, rtt: float | None, lost: int, now: float) -> AckSample:
         sample = AckSample(
