@@ -166,6 +166,77 @@ def test_whatever_comes_only_protocol_errors_come_out(data: str | bytes) -> None
             continue
 
 
+SMALL = st.integers(-1, 6)
+ODD = (
+    SMALL
+    | st.none()
+    | st.text(max_size=3)
+    | st.sampled_from([MAX_SIZE, MAX_SIZE + 1, 1e9, EMPTY, True, [], {}])
+)
+ROW = st.lists(ODD, max_size=5)
+PART = st.tuples(st.integers(0, 3), SMALL, SMALL, st.sampled_from([None, EMPTY]), st.booleans()).map(list)
+RESUME = st.tuples(SMALL, st.lists(st.tuples(SMALL, st.just(EMPTY)).map(list), max_size=3)).map(list)
+CONTROLS = st.one_of(
+    st.builds(lambda rows: control("content", parts=rows), st.lists(PART | ROW, max_size=3)),
+    st.builds(lambda rows: control("safe", entries=rows), st.lists(ODD, max_size=3)),
+    st.builds(lambda entry: control("failed", entry=entry), ODD),
+    st.builds(lambda count: control("credit", bytes=count), ODD),
+    st.builds(
+        lambda have, skip, resume, credit, more: control(
+            "accept", have=have, skip=skip, resume=resume, credit=credit, more=more
+        ),
+        st.lists(SMALL, max_size=2),
+        st.lists(ROW, max_size=2),
+        st.lists(RESUME | ROW, max_size=2),
+        ODD,
+        st.booleans(),
+    ),
+    st.sampled_from([control("done"), control("ping"), control("accept"), control("dance")]),
+    st.binary(max_size=8),
+)
+
+
+@given(st.lists(CONTROLS, max_size=12), st.lists(st.integers(0, 3), max_size=3))
+def test_a_far_side_that_means_harm_gets_nothing_but_protocol_errors(
+    messages: list[str | bytes], failing: list[int]
+) -> None:
+    entries: list[object] = [
+        FIVE,
+        {"path": ["b"]},
+        {"path": ["d"], "kind": "folder"},
+        {"path": ["c"], "size": 0},
+    ]
+    plan = Plan(resume={0: (Prefix(2, EMPTY),)}, skip={3: "exists"} if failing else {})
+    receiver = accepted(Receiver(NameRules(), 0.0, window=50), *entries, plan=plan)
+    sender = Sender([Entry(("a",), size=5), Entry(("b",)), Entry(("d",), "folder")], "x", 0.0)
+    sender.received(hello("receiver"), 0.0)
+    reader = MemoryReader([b"12345", b"123", b""])
+    written: dict[int, int] = {}
+    try:
+        for message in messages:
+            for action in receiver.received(message, 0.0):
+                if isinstance(action, Start):
+                    written[action.entry] = action.offset
+                elif isinstance(action, Write):
+                    written[action.entry] += len(action.data)
+                elif isinstance(action, Hole):
+                    written[action.entry] += action.length
+            for entry in failing[:1]:
+                if receiver.outcomes[entry] is None:
+                    receiver.failed(entry, "storage", "")
+    except ProtocolError:
+        pass
+    assert written.get(0, 0) <= 5
+    assert written.keys() <= {0, 1, 3}
+    try:
+        for message in messages:
+            sender.received(message, 0.0)
+            if reads := sender.plan():
+                sender.read(reader.read(reads, NEVER))
+    except (ProtocolError, Declined):
+        pass
+
+
 # Whole transfers ------------------------------------------------------------------------------
 
 
