@@ -18,7 +18,6 @@ __all__ = [
     "HEADER_SIZE",
     "IDATA_HEADER",
     "IDATA_KEY",
-    "MAX_TAG",
     "SACK_HEADER",
     "Cause",
     "Chunk",
@@ -45,7 +44,6 @@ __all__ = [
 
 HEADER_SIZE = 12
 """Bytes of the common header: ports, verification tag and checksum."""
-MAX_TAG = 0xFFFFFFFF
 
 _HEADER = struct.Struct("!HHL")
 _CHUNK = struct.Struct("!BBH")
