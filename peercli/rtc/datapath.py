@@ -54,6 +54,7 @@ BATCH_PACKETS = 54  # packets encrypted and sent in one go: 1,200-byte ones fill
 GSO_BYTES = 65_000  # bytes in one GSO call, …
 GSO_SEGMENTS = 64  # … and datagrams
 DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
+REST = 0.001  # s in which datagrams gather that come few at a time: to wake up costs more than to take one
 BIO_BYTES = 15_000  # bytes of records handed to OpenSSL at once: its own buffer holds one big record
 BATCHES_A_TURN = 8  # batches sent before others get their turn
 
@@ -137,6 +138,7 @@ class _Udp:
         self._socket.setblocking(False)
         self._buffer = bytearray(1 << 16)
         self._ancillary = socket.CMSG_SPACE(_INT.size)
+        self._resting: asyncio.TimerHandle | None = None
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         # Never fragment: a packet too big for the path is a probe, and shall be lost.
@@ -159,7 +161,23 @@ class _Udp:
         return self._socket.fileno()
 
     def close(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._wake()
         self._socket.close()
+
+    def rest(self) -> None:
+        """Let datagrams gather for `REST`, if the event loop is one that can leave a socket alone."""
+        transport: Any = self.protocol.transport
+        if self._resting is None and hasattr(transport, "_read_ready") and not transport.is_closing():
+            loop: Any = asyncio.get_running_loop()
+            loop._remove_reader(transport._sock_fd)
+            self._resting = loop.call_later(REST, self._wake)
+
+    def _wake(self) -> None:
+        self._resting = None
+        transport: Any = self.protocol.transport
+        transport._add_reader(transport._sock_fd, transport._read_ready)  # nothing, if that is closed
 
     def receive(self) -> tuple[bytes, int, tuple[Any, ...]] | None:
         """What is waiting: bytes, the size of the datagrams in them, and their source. None: nothing."""
@@ -405,12 +423,20 @@ class SctpTransport:
             else:
                 for start in range(0, len(data), segment or 1):
                     udp.protocol.datagram_received(data[start : start + segment], address)
+        if udp is not None and 1 < len(packets) < BATCH_PACKETS // 2 and self._may_rest:
+            udp.rest()
         if pending := session.pending():
             self._transmit(pending, len(pending))
         if packets:
             self._take(packets)
         if session.closed:
             self._end(ConnectionClosed("the far side closed the connection"))
+
+    @property
+    def _may_rest(self) -> bool:
+        """Whether the far side goes on without a SACK for every few packets; Chromium does not."""
+        receiver = self._association.receiver if self._association is not None else None
+        return receiver is not None and receiver.packets_per_sack > BATCH_PACKETS
 
     def _take(self, packets: list[bytes]) -> None:
         assert self._association is not None
