@@ -1,0 +1,117 @@
+"""Exit codes and errors: each is one line, a hint where there is one, and the same in --json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.cli.shell import Shell, fresh
+
+NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens
+
+
+async def test_exit_codes(shell: Shell) -> None:
+    """Every code that needs no more than one command; files, calls and secrets have their own tests."""
+    taken = fresh("taken")
+    async with shell.peercli("listen", "--id", taken) as listen:
+        await listen.says("Listening as")
+        cases = {
+            ("--version",): 0,
+            ("pipe", "--no-such-option"): 2,
+            ("pipe", "--server", "ftp://x", "y"): 2,
+            ("pipe", "--ice", "nonsense", "y"): 2,
+            ("connect",): 2,
+            ("no-such-command",): 2,
+            ("connect", "x", "--server", NOWHERE): 3,
+            ("peers", "--server", NOWHERE): 3,
+            ("connect", "nobody-here"): 4,
+            ("pipe", "nobody-here"): 4,
+            ("listen", "--id", "-not-valid-"): 5,
+            ("listen", "--id", taken): 5,
+            ("listen", "--server", f"{shell.broker}?key=other"): 5,
+        }
+        done = await asyncio.gather(*(shell.run(*case) for case in cases))
+        assert [each.code for each in done] == list(cases.values()), [each.err for each in done]
+        for case, each in zip(cases, done, strict=True):
+            if each.code:
+                lines = each.err.splitlines()
+                assert lines[0].startswith("peercli: "), case
+                assert all(line.startswith("hint: ") for line in lines[1:]), case
+                assert "Traceback" not in each.err
+
+
+@pytest.mark.parametrize("payload", [False, True])
+async def test_errors_in_json(shell: Shell, payload: bool) -> None:
+    """With --json the error is an event, where events are: on stderr if stdout carries payload."""
+    done = await shell.run("pipe" if payload else "connect", "nobody-here", "--json")
+    here, there = (done.err, done.out.decode()) if payload else (done.out.decode(), done.err)
+    error = json.loads(here)
+    assert (there, done.code) == ("", 4)
+    assert error == error | {"event": "error", "type": "peer-unavailable", "exit_code": 4}
+    assert error["message"].startswith("no peer nobody-here answers")
+
+
+async def test_timed_out(shell: Shell) -> None:
+    """--timeout is for all of it, the broker included: 124."""
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    done = await shell.run("connect", "x", "--server", url, "--timeout", "1")
+    server.close()
+    assert (done.code, done.err.splitlines()[0]) == (
+        124,
+        f"peercli: the broker {url} did not answer within 1 s",
+    )
+
+
+async def test_peers(shell: Shell) -> None:
+    """Ids, a line each, or one event."""
+    here = fresh("here")
+    async with shell.peercli("listen", "--id", here) as listen:
+        await listen.says("Listening as")
+        plain, events = await asyncio.gather(shell.run("peers"), shell.run("peers", "--json"))
+        assert here in plain.out.decode().splitlines()
+        assert here in json.loads(events.out)["ids"]
+
+
+async def test_server(shell: Shell) -> None:
+    """A broker that lists no ids, a port that is taken, and its end by SIGTERM while somebody is there."""
+    async with shell.peercli("server", "--port", "0") as server:
+        url = await server.says("Listening at ")
+        refused, second = await asyncio.gather(
+            shell.run("peers", "--server", url),
+            shell.run("server", "--port", url.rstrip("/").rpartition(":")[2]),
+        )
+        assert (refused.code, second.code) == (3, 2)
+        assert refused.err.splitlines()[1] == "hint: a broker of your own does with --allow-discovery"
+        async with shell.peercli("listen", "--server", url) as listen:
+            await listen.says("Listening as")
+            server.process.terminate()
+            assert (await server.exit_code(), server.stderr.count("\n")) == (143, 1)
+            await listen.says("The broker is away")
+
+
+async def test_demo(shell: Shell) -> None:
+    """It works, and says how to do the same by hand."""
+    done = await shell.run("demo")
+    assert (done.code, done.out) == (0, b"")
+    assert "All of it worked." in done.err
+    assert "peercli pipe --server http://127.0.0.1:" in done.err
+
+
+@pytest.mark.parametrize("command", ["listen", "connect", "pipe", "server", "peers", "demo"])
+async def test_help(shell: Shell, command: str) -> None:
+    """It fits in 80 columns and ends with an example of the command."""
+    done = await shell.run(command, "--help", env={"COLUMNS": "80"})
+    lines = done.out.decode().splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, lines)) <= 80
+    last = next(line for line in reversed(lines) if line.strip())
+    assert last.strip().startswith("Example: ")
+    assert f"peercli {command}" in last
