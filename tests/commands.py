@@ -120,6 +120,10 @@ class Command:
             raise self._failure("did not end on SIGTERM") from None
         finally:
             await self._listening
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+                with suppress(BrokenPipeError, ConnectionResetError):  # it did not read all it was given
+                    await self.process.stdin.wait_closed()
 
     def kill(self) -> None:
         """End it as a crash would."""
