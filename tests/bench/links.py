@@ -226,11 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=12)
     parser.add_argument("--link", type=int, action="append", help="only this one of LINKS, counted from 0")
+    parser.add_argument("--no-links", action="store_true")
     parser.add_argument("--no-shares", action="store_true")
     parser.add_argument("--realtime", action="store_true")
     options = parser.parse_args(arguments)
     print(f"Mbit/s, {options.seconds} s, medians and ranges of {options.rounds} rounds")
-    for number in options.link or range(len(LINKS)):
+    for number in () if options.no_links else options.link or range(len(LINKS)):
         compare(LINKS[number], options.rounds, options.seconds, realtime=options.realtime)
     if not options.no_shares:
         share(options.rounds, options.seconds, realtime=options.realtime)
