@@ -40,7 +40,7 @@ from tests import tools
 from tests.commands import Command, peercli
 from tests.netlab.shaper import Counters, Shape, enter
 
-__all__ = ["Home", "Lab", "Nat", "Node", "Wire", "needed"]
+__all__ = ["Device", "Home", "Lab", "Nat", "Node", "Wire", "needed"]
 
 PREFIX = "peercli-lab-"  # of a namespace's name; the owner's process id follows
 NAMESPACES = Path("/run/netns")
@@ -168,60 +168,54 @@ class Lab:
 
     def home(self, name: str, nat: Nat, up: Shape | None = None, down: Shape | None = None) -> Home:
         """A home with a router on the internet, by a wire that does `up` to its packets, and `down` (or the
-        same) to those that come. Without either, the wire is as quick as the machine."""
+        same) to those that come; without either, by a cable that does nothing to them."""
         self._homes += 1
-        number, home = self._homes, Home(self, name, public=self._homes if nat is Nat.NONE else None)
-        self.wire(home.router, self.internet, up, down, names=("wan", f"home{number}"))
+        number, internet = self._homes, self.internet
+        home = Home(self, name, f"198.19.{number}" if nat is Nat.NONE else "192.168.1")
+        ends = (home.router, "wan"), (internet, f"home{number}")
+        if up or down:
+            home.wire = self._wire(*ends, up or Shape(), down or up)
+        else:
+            self.cable(*ends)
         home.router.ip(f"addr add 198.18.{number}.2/24 dev wan", f"route add default via 198.18.{number}.1")
-        self.internet.ip(f"addr add 198.18.{number}.1/24 dev home{number}")
         home.router.forward()
+        internet.ip(f"addr add 198.18.{number}.1/24 dev home{number}")
         if nat is Nat.NONE:
-            self.internet.ip(f"route add 198.19.{number}.0/24 via 198.18.{number}.2")
+            internet.ip(f"route add {home.network}.0/24 via 198.18.{number}.2")
         else:
             home.router.run("nft", "-f", "-", input=_rules(nat))
         return home
 
     def lan(self, name: str) -> Home:
         """A network with no way out."""
-        return Home(self, name, public=None)
+        return Home(self, name, "192.168.1")
 
-    def wire(
-        self,
-        here: Node,
-        there: Node,
-        shape: Shape | None = None,
-        back: Shape | None = None,
-        *,
-        names: tuple[str, str] | None = None,
-    ) -> Wire | None:
-        """Join two nodes by a wire that does `shape` to packets from `here` and `back` (or the same) to
-        those from `there`.
-
-        Devices get the `names`; without, they get addresses too: 10.N.0.1 here, 10.N.0.2 there. None is
-        returned where no shape is asked for: a pair of devices of the kernel's is wire enough.
-        """
-        self_made = names is None
-        number = next(_serials)
-        here_name, there_name = names or (f"wire{number}", f"wire{number}")
-        wire = None
-        if shape is None and back is None:
-            _ip(
-                *("link", "add", here_name, "netns", here.namespace),
-                *("type", "veth", "peer", "name", there_name, "netns", there.namespace),
-            )
-        else:
-            wire = Wire(here, there, f"wire{number}", shape or Shape(), back or shape or Shape())
-            self._undo.callback(wire.close)
-            for node, name in ((here, here_name), (there, there_name)):
-                if name != f"wire{number}":
-                    node.ip(f"link set wire{number} name {name}")
-                node.ip(f"link set {name} txqueuelen {QUEUE_PACKETS}")
-        for node, name, last in ((here, here_name, 1), (there, there_name, 2)):
-            if self_made:
-                node.ip(f"addr add 10.{number % 256}.0.{last}/24 dev {name}")
-                node.address = node.address or f"10.{number % 256}.0.{last}"
-            node.ip(f"link set {name} up")
+    def wire(self, here: Node, there: Node, shape: Shape, back: Shape | None = None) -> Wire:
+        """Join two nodes by a wire that does `shape` to packets from `here`, and `back` (or the same) to
+        those from `there`. They become 10.N.0.1 and 10.N.0.2."""
+        number = next(_serials) % 256
+        device = f"wire{number}"
+        wire = self._wire((here, device), (there, device), shape, back)
+        for node, last in ((here, 1), (there, 2)):
+            node.address = node.address or f"10.{number}.0.{last}"
+            node.ip(f"addr add 10.{number}.0.{last}/24 dev {device}")
         return wire
+
+    def _wire(self, here: Device, there: Device, shape: Shape, back: Shape | None) -> Wire:
+        wire = Wire(here, there)
+        self._undo.callback(wire.close)
+        wire.reshape(shape, back)
+        return wire
+
+    def cable(self, here: Device, there: Device) -> None:
+        """Join two nodes by new devices, without addresses, as quick as the machine."""
+        (node, device), (other_node, other_device) = here, there
+        _ip(
+            *("link", "add", device, "netns", node.namespace, "type", "veth"),
+            *("peer", "name", other_device, "netns", other_node.namespace),
+        )
+        for node, device in (here, there):
+            node.ip(f"link set {device} up")
 
 
 class Node:
@@ -229,7 +223,7 @@ class Node:
 
     Attributes:
         namespace: its name for `ip netns`.
-        address: its own on the first wire it got; empty before.
+        address: its own, if it has one; that of its first wire, if it has several.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -303,44 +297,54 @@ class Node:
                 process.stdout.close()
 
 
-class Home:
-    """A router, and the hosts behind it."""
+Device = tuple[Node, str]
+"""A network device: whose, and its name."""
 
-    def __init__(self, lab: Lab, name: str, *, public: int | None) -> None:
+
+class Home:
+    """A router, and the hosts behind it.
+
+    Attributes:
+        network: the first three bytes of its hosts' addresses.
+        wire: to the internet, if it is one whose shape can change.
+    """
+
+    def __init__(self, lab: Lab, name: str, network: str) -> None:
         self.router = lab.node(f"{name}-router")
+        self.network = network
+        self.wire: Wire | None = None
         self._lab = lab
         self._name = name
-        self._network = "192.168.1" if public is None else f"198.19.{public}"
         self._hosts = 1
-        self.router.ip(
-            "link add lan type bridge", f"addr add {self._network}.1/24 dev lan", "link set lan up"
-        )
+        self.router.ip("link add lan type bridge", f"addr add {network}.1/24 dev lan", "link set lan up")
 
     def host(self) -> Node:
         """One more machine at home."""
         self._hosts += 1
-        node = self._lab.node(f"{self._name}-{self._hosts}")
         port = f"port{self._hosts}"
-        self._lab.wire(self.router, node, names=(port, "eth0"))
+        node = self._lab.node(f"{self._name}-{self._hosts}")
+        self._lab.cable((self.router, port), (node, "eth0"))
         self.router.ip(f"link set {port} master lan")
-        node.address = f"{self._network}.{self._hosts}"
-        node.ip(f"addr add {node.address}/24 dev eth0", f"route add default via {self._network}.1")
+        node.address = f"{self.network}.{self._hosts}"
+        node.ip(f"addr add {node.address}/24 dev eth0", f"route add default via {self.network}.1")
         return node
 
 
 class Wire:
-    """A wire whose shape can change at any time."""
+    """A wire whose shape can change at any time; at first it does nothing to packets."""
 
-    def __init__(self, here: Node, there: Node, device: str, shape: Shape, back: Shape) -> None:
+    def __init__(self, here: Device, there: Device) -> None:
+        devices = [text for node, device in (here, there) for text in (node.namespace, device)]
         self._process = subprocess.Popen(
-            (sys.executable, "-m", "tests.netlab.shaper", device, here.namespace, there.namespace),
+            (sys.executable, "-m", "tests.netlab.shaper", *devices),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
         )
         self._answer()
-        self.reshape(shape, back)
+        for node, device in (here, there):
+            node.ip(f"link set {device} txqueuelen {QUEUE_PACKETS} up")
 
     def reshape(self, shape: Shape, back: Shape | None = None) -> tuple[Counters, Counters]:
         """From now on do `shape` to packets one way, and `back` (or the same) to the others; the counters."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 
@@ -52,12 +53,14 @@ def coturn(node: Node, *addresses: str) -> Turn:
     for address in addresses:
         options += [f"--listening-ip={address}"]
     options += [f"--relay-ip={addresses[0]}"]
-    process = node.start(tools.program("turnserver"), *options)
-    deadline = time.monotonic() + WITHIN
-    while True:
-        with node.socket(socket.SOCK_STREAM) as probe:
-            if probe.connect_ex((addresses[0], STUN_PORT)) == 0:
-                return Turn(addresses[0])
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "coturn does not listen"
-        time.sleep(0.05)
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it in the end
+        process = node.start(tools.program("turnserver"), *options, stdout=log.fileno())
+        deadline = time.monotonic() + WITHIN
+        while True:
+            with node.socket(socket.SOCK_STREAM) as probe:
+                if probe.connect_ex((addresses[0], STUN_PORT)) == 0:
+                    return Turn(addresses[0])
+            if process.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise RuntimeError(f"coturn does not listen: {log.read()}")
+            time.sleep(0.05)

@@ -1,9 +1,8 @@
 """A wire with a delay: a process that carries packets between two TUN devices, as slowly and badly as asked.
 
-`python -m tests.netlab.shaper DEVICE NAMESPACE NAMESPACE` makes DEVICE in both namespaces and says `ready`.
-Each line on its stdin is a JSON array of two objects, the `Shape`s of both directions from now on, or an
-empty array to leave them; each is answered by a line with the two directions' counters. It ends with its
-stdin.
+`python -m tests.netlab.shaper NAMESPACE DEVICE NAMESPACE DEVICE` makes both devices and says `ready`. Each
+line on its stdin is a JSON array of two objects, the `Shape`s of both directions from now on, or an empty
+array to leave them; each is answered by a line with the two directions' counters. It ends with its stdin.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def enter(namespace: str) -> None:
             raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
-def _open_tun(device: str, namespace: str) -> int:
+def _open_tun(namespace: str, device: str) -> int:
     enter(namespace)
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI))
@@ -162,8 +161,7 @@ def _carry(ends: tuple[int, int], directions: tuple[Direction, Direction]) -> No
 
 
 def main() -> None:
-    device, *namespaces = sys.argv[1:]
-    here, there = (_open_tun(device, namespace) for namespace in namespaces)
+    here, there = _open_tun(*sys.argv[1:3]), _open_tun(*sys.argv[3:5])
     # Late packets would be the wire's doing, so it runs as soon as there is work, whoever else is busy.
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -114,7 +114,6 @@ def test_a_wire_carries_packets_no_sooner_than_asked(lab: Lab) -> None:
 def test_a_wire_carries_no_more_than_asked(lab: Lab) -> None:
     here, there = lab.node("here"), lab.node("there")
     wire = lab.wire(here, there, Shape(rate=10e6))
-    assert wire
     with there.socket(TCP, there.address) as server, here.socket(TCP) as near:
         server.listen()
         near.connect(server.getsockname())
@@ -132,7 +131,6 @@ def test_a_wire_carries_no_more_than_asked(lab: Lab) -> None:
 def test_a_wire_can_be_reshaped(lab: Lab) -> None:
     here, there = lab.node("here"), lab.node("there")
     wire = lab.wire(here, there, Shape())
-    assert wire
     with there.socket(UDP, there.address) as far, here.socket(UDP, here.address) as near:
         far.settimeout(10)
         wire.reshape(Shape(loss=1.0))
