@@ -18,14 +18,14 @@ rtc: Any = importlib.import_module("pylibdatachannel")
 
 
 class LibEnd(End):
-    def __init__(self, channel: Any, ordered: bool) -> None:
+    def __init__(self, channel: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._channel = channel
-        self.label, self.ordered = channel.label, ordered
+        self.label, self.ordered = channel.label, True
         self._inbox: asyncio.Queue[Wire] = asyncio.Queue()
         self._open, self._closed = asyncio.Event(), asyncio.Event()
-        channel.on_open(_in_loop(self._open.set))
-        channel.on_message(_in_loop(self._inbox.put_nowait))
-        channel.on_closed(_in_loop(self._closed.set))
+        channel.on_open(_in_loop(self._open.set, loop))
+        channel.on_message(_in_loop(self._inbox.put_nowait, loop))
+        channel.on_closed(_in_loop(self._closed.set, loop))
         if channel.is_open:
             self._open.set()
 
@@ -51,8 +51,11 @@ class LibConnection(Connection):
         super().__init__()
         self._gathered = asyncio.Event()
         self._pc = rtc.PeerConnection(rtc.Configuration([]))
-        self._pc.on_data_channel(_in_loop(lambda channel: self.came.put_nowait(LibEnd(channel, True))))
-        self._pc.on_gathering_state_change(_in_loop(self._gathering))
+        loop = self._loop = asyncio.get_running_loop()
+        add = _in_loop(self.came.put_nowait, loop)
+        # In libdatachannel's own thread: from ours, setting callbacks while one is under way can lock both up.
+        self._pc.on_data_channel(lambda channel: add(LibEnd(channel, loop)))
+        self._pc.on_gathering_state_change(_in_loop(self._gathering, loop))
 
     def _gathering(self, state: Any) -> None:
         if state == rtc.GatheringState.COMPLETE:
@@ -76,16 +79,15 @@ class LibConnection(Connection):
 
     async def open(self, label: str, ordered: bool) -> End:
         assert ordered
-        return LibEnd(self._pc.create_data_channel(label), True)
+        return LibEnd(self._pc.create_data_channel(label), self._loop)
 
     async def close(self) -> None:
         self._pc.close()
         os._exit(0)  # its threads do not end well with the interpreter
 
 
-def _in_loop(function: Callable[..., object]) -> Callable[..., object]:
+def _in_loop(function: Callable[..., object], loop: asyncio.AbstractEventLoop) -> Callable[..., object]:
     """`function` for a thread of libdatachannel's to call."""
-    loop = asyncio.get_running_loop()
     return lambda *arguments: loop.call_soon_threadsafe(function, *arguments)
 
 
