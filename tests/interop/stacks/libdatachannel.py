@@ -53,7 +53,7 @@ class LibConnection(Connection):
         self._pc = rtc.PeerConnection(rtc.Configuration([]))
         loop = self._loop = asyncio.get_running_loop()
         add = _in_loop(self.came.put_nowait, loop)
-        # In libdatachannel's own thread: from ours, setting callbacks while one is under way can lock both up.
+        # In libdatachannel's own thread: from ours, callbacks set while one is under way can lock both up.
         self._pc.on_data_channel(lambda channel: add(LibEnd(channel, loop)))
         self._pc.on_gathering_state_change(_in_loop(self._gathering, loop))
 
