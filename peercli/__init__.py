@@ -1,16 +1,18 @@
 """PeerJS for the shell, and an asyncio library that speaks PeerJS's protocols.
 
-import asyncio
-from peercli import Peer
+    import asyncio
+    from peercli import Peer
 
-async def main():
-    async with Peer() as peer:
-        conn = await peer.connect("bob")
-        await conn.send({"hello": [1, 2.5, b"bytes"]})
-        async for message in conn:
-            print(message)
+    async def main():
+        async with Peer() as peer:
+            conn = await peer.connect("bob")
+            await conn.send({"hello": [1, 2.5, b"bytes"]})
+            async for message in conn:
+                print(message)
 
-asyncio.run(main())
+    asyncio.run(main())
+
+The names below are the public ones.
 """
 
 from __future__ import annotations
