@@ -224,9 +224,12 @@ class Server:
         try:
             async with asyncio.timeout(None) as reading:
                 socket.when_said(lambda: reading.reschedule(self._loop.time()))
-                # Of a parameter given twice the last counts, as in PeerServer.
-                await self._admit(socket, dict(request.query.items()))
-                await self._read(socket, web_socket, address)
+                try:
+                    # Of a parameter given twice the last counts, as in PeerServer.
+                    await self._admit(socket, dict(request.query.items()))
+                    await self._read(socket, web_socket, address)
+                finally:
+                    socket.when_said(None)
         except TimeoutError:
             self._realm.detach(socket)
             await socket.say_goodbye()

@@ -60,7 +60,7 @@ class Socket:
             self._leaving.set()
             self._wake()
 
-    def when_said(self, callback: Callable[[], None]) -> None:
+    def when_said(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called when, after `close`, all that was sent has left: `say_goodbye` is due."""
         self._on_said = callback
 
