@@ -21,7 +21,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from tests.bench.wormhole import Wormhole, wormhole
 from tests.brokers import our_server
@@ -40,13 +40,15 @@ class Run:
     cpu: tuple[float, float]
 
 
-def timed(receive: Sequence[str], send: Sequence[str], folder: Path) -> Run:
-    """Run both commands in `folder`, the receiver first."""
+def timed(
+    receive: Sequence[str], send: Sequence[str], folder: Path, *, stdin: IO[bytes] | int = DEVNULL
+) -> Run:
+    """Run both commands in `folder`, the receiver first, the sender with `stdin`."""
     folder.mkdir()
     started = time.perf_counter()
     processes = [
-        subprocess.Popen(command, cwd=folder, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-        for command in (receive, send)
+        subprocess.Popen(command, cwd=folder, stdin=given, stdout=DEVNULL, stderr=DEVNULL)
+        for command, given in ((receive, DEVNULL), (send, stdin))
     ]
     usages = []
     for process in processes:
