@@ -84,12 +84,12 @@ class Command:
         """End it now, if it has not ended, and whatever it has started and left in its process group."""
         self._stdin.close()
         self._signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TERM_PATIENCE):
                 await self._process.wait()
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self._process.wait()
+        # Also when the shell itself has ended: what it started may have not.
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
