@@ -49,6 +49,7 @@ DEFAULT_SEND_BUFFER = 1024 * 1024
 DEFAULT_MAX_MESSAGE = 262_144
 
 MAX_STREAMS = 65_535
+PROBE_NONCE = 8
 MAX_QUEUED_CONTROL = 64
 """Control chunks waiting to be sent; more are dropped, and asked for again if they matter."""
 MAX_REPORTED_PARAMS = 16
@@ -241,13 +242,25 @@ class Association:
 
         ProbeAcked or ProbeLost will tell. It is not sent again, and its loss is no sign of congestion. While
         one is under way, or before the set-up is done, this does nothing.
+
+        A far side that does not claim to know PAD (RFC 4820), which some fail on, gets a long HEARTBEAT, and
+        answers with one as long: then the path back must carry it, too.
         """
-        if self._probe is not None or self._sender is None or self.state is not State.ESTABLISHED:
+        if (
+            self._probe is not None
+            or self._sender is None
+            or self._peer is None
+            or self.state is not State.ESTABLISHED
+        ):
             return
-        nonce = self._random(8)
+        nonce = self._random(PROBE_NONCE)
         beat = chunk(Chunk.HEARTBEAT, 0, param(Param.HEARTBEAT_INFO, nonce))
-        pad = chunk(Chunk.PAD, 0, bytes(max(0, (size & ~3) - HEADER_SIZE - len(beat) - 4)))
-        self._push(self._peer_tag, beat + pad)
+        rest = (size & ~3) - HEADER_SIZE - len(beat)
+        if Chunk.PAD in self._peer.extensions:
+            whole = beat + chunk(Chunk.PAD, 0, bytes(max(0, rest - 4)))
+        else:
+            whole = chunk(Chunk.HEARTBEAT, 0, param(Param.HEARTBEAT_INFO, nonce + bytes(max(0, rest))))
+        self._push(self._peer_tag, whole)
         self._probe = (nonce, size, now + self._sender.rtt.rto)
 
     @property
@@ -362,7 +375,7 @@ class Association:
         return int.from_bytes(self._random(4), "big") or 1
 
     def _extensions(self) -> frozenset[int]:
-        extensions = {Chunk.RE_CONFIG.value, Chunk.FORWARD_TSN.value}
+        extensions = {Chunk.RE_CONFIG.value, Chunk.FORWARD_TSN.value, Chunk.PAD.value}
         if self._interleaving:
             extensions |= {Chunk.I_DATA.value, Chunk.I_FORWARD_TSN.value}
         return frozenset(extensions)
@@ -616,7 +629,7 @@ class Association:
         for kind, nonce in params(value):
             if kind != Param.HEARTBEAT_INFO:
                 continue
-            if self._probe is not None and nonce == self._probe[0]:
+            if self._probe is not None and nonce[:PROBE_NONCE] == self._probe[0]:
                 self._events.append(ProbeAcked(self._probe[1]))
                 self._probe = None
                 self._errors = 0

@@ -128,6 +128,11 @@ class Sender:
         self.controller.mtu = size
 
     @property
+    def backoff(self) -> int:
+        """Timeouts since something was acknowledged."""
+        return self._backoff
+
+    @property
     def in_flight(self) -> int:
         """Bytes that are on their way."""
         return self._out.in_flight

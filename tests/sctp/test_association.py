@@ -553,6 +553,17 @@ def test_a_probe_tells_whether_a_size_fits_the_path() -> None:
     assert states(simulation) == (State.ESTABLISHED, State.ESTABLISHED)
 
 
+def test_a_far_side_without_pad_is_probed_with_a_long_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Association, "_extensions", lambda _: frozenset())
+    simulation = Simulation()
+    simulation.connect()
+    sizes: list[int] = []
+    simulation.on_packet = lambda sender, whole: sizes.append(len(whole))
+    simulation.client.association.probe(1_000, simulation.now)
+    assert simulation.run(lambda: simulation.client.events[-1:] == [ProbeAcked(1_000)], seconds=10)
+    assert sizes == [1_000, 1_000]
+
+
 def test_packets_grow_with_the_path() -> None:
     simulation = Simulation()
     simulation.connect()
