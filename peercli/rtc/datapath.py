@@ -16,6 +16,8 @@ import logging
 import os
 import socket
 import struct
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ from OpenSSL._util import lib as _lib
 from peercli.errors import ConnectionClosed, ConnectionLost, MessageTooBig, NegotiationFailed, PeerError
 from peercli.rtc.channel import Channel, StockChannel, Wire
 from peercli.rtc.ice import Agent
+from peercli.rtc.path_mtu import LADDER, PathMtu
 from peercli.sctp import events
 from peercli.sctp.association import Association, State
 
@@ -43,16 +46,19 @@ __all__ = ["PeerConnection", "SctpTransport"]
 
 logger = logging.getLogger(__name__)
 
-BASE_PACKET = 1188  # bytes of SCTP that fit IPv6's smallest MTU (1,280) with UDP, TURN and DTLS around
 DTLS_OVERHEAD = 37  # bytes of an AES-GCM record beyond its content
 MAX_MESSAGE = 262_144  # bytes we take in one message (what aiortc and libwebrtc announce, too)
 DEFAULT_MAX_MESSAGE = 65_536  # bytes a far side takes that does not say (RFC 8841 §6.1)
 RECEIVE_WINDOW = 16 << 20  # bytes; 100 Mbit/s over 600 ms, doubled
 SEND_BUFFER = 4 << 20  # bytes of all channels together before `send` waits
 SOCKET_BUFFER = 4 << 20  # bytes asked of the kernel, which gives what it will
-BATCH_PACKETS = 54  # packets encrypted and sent in one go: 1,200-byte ones fill a GSO call
-GSO_BYTES = 65_000  # bytes in one GSO call, …
+BATCH_PACKETS = 54  # packets encrypted and sent in one go: 1,200-byte ones fill a GSO call; of larger …
+GSO_BYTES = 65_000  # … ones as many as fit in this: bytes in one GSO call, …
 GSO_SEGMENTS = 64  # … and datagrams
+MAX_PACKET = LADDER[-1]  # bytes of SCTP, to a far side like this one
+MAX_STRANGERS_PACKET = 1_404  # bytes; a larger one ends Pion, and aiortc takes the rest for another packet
+PROBE_FROM = 16_000  # bytes in flight from which larger packets are worth a search
+BLACK_HOLE_TIMEOUTS = 2  # in a row, after which large packets are deemed lost for their size
 DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
 REST = 0.001  # s in which datagrams gather that come few at a time: to wake up costs more than to take one
 BIO_BYTES = 15_000  # bytes of records handed to OpenSSL at once: its own buffer holds one big record
@@ -61,7 +67,8 @@ BATCHES_A_TURN = 8  # batches sent before others get their turn
 FINGERPRINTS = ("sha-256", "sha-384", "sha-512")
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
+_PMTUDISC_DONT, _PMTUDISC_PROBE = 0, 3
 _SEGMENT_SIZE = struct.Struct("=H")
 _INT = struct.Struct("=i")
 
@@ -141,11 +148,8 @@ class _Udp:
         self._resting: asyncio.TimerHandle | None = None
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-        # Never fragment: a packet too big for the path is a probe, and shall be lost.
-        if self._socket.family == socket.AF_INET6:
-            self._try_option(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
-        else:
-            self._try_option(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        self.probes = self._may_fragment(True)
+        """Whether datagrams can be sent that are lost where they do not fit."""
         self._segments = self._try_option(_SOL_UDP, _UDP_SEGMENT, 0)
         if coalesce:
             self._try_option(_SOL_UDP, _UDP_GRO, 1)
@@ -156,6 +160,19 @@ class _Udp:
         except OSError:
             return False
         return True
+
+    def _may_fragment(self, allowed: bool) -> bool:
+        """Allow what follows to be cut by IP, or forbid it. False where that is not known how to do.
+
+        SCTP gives a chunk its number once and for all: what was sent when the path took more goes out in
+        fragments now, or never.
+        """
+        if sys.platform != "linux":
+            return False
+        discovery = _PMTUDISC_DONT if allowed else _PMTUDISC_PROBE
+        if self._socket.family == socket.AF_INET6:
+            return self._try_option(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, discovery)
+        return self._try_option(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discovery)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -207,10 +224,14 @@ class _Udp:
                 except BlockingIOError:
                     return start
                 except OSError as error:
-                    if error.errno in (errno.EIO, errno.EINVAL):  # the interface cannot, after all
+                    if error.errno == errno.EIO:  # the interface cannot, after all
                         self._segments = False
-                        return start + self.send(datagrams[start:], size, address)
+                    if error.errno in (errno.EIO, errno.EMSGSIZE, errno.EINVAL):  # too large for it, by now
+                        return start + self._send_singly(datagrams[start:], size, address)
             return len(datagrams)
+        return self._send_singly(datagrams, size, address)
+
+    def _send_singly(self, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
         for start in range(0, len(datagrams), size):
             try:
                 self._socket.sendto(datagrams[start : start + size], address)
@@ -219,6 +240,15 @@ class _Udp:
             except OSError as error:
                 logger.debug("a datagram of %d bytes to %s: %s", size, address, error)
         return len(datagrams)
+
+    def probe(self, datagram: memoryview, address: tuple[str, int]) -> None:
+        """Send a datagram that is lost if it does not fit the path."""
+        self._may_fragment(False)
+        try:
+            self._socket.sendto(datagram, address)
+        except OSError:
+            logger.debug("a probe of %d bytes to %s does not leave this machine", len(datagram), address)
+        self._may_fragment(True)
 
 
 class AssociationChannel(Channel):
@@ -302,7 +332,8 @@ class SctpTransport:
         self._udp: _Udp | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled: asyncio.Handle | None = None
-        self._unsent: tuple[bytes, int] | None = None  # records the socket had no room for, and their size
+        self._unsent: deque[tuple[bytes, int]] = deque()  # records the socket had no room for, their size
+        self._mtu = PathMtu()
         self._early: list[bytes] = []
         self._opening: list[AssociationChannel] = []
         self._channels: dict[int, AssociationChannel] = {}
@@ -335,7 +366,7 @@ class SctpTransport:
             is_client=self.transport._role == "client",
             local_port=self.port,
             remote_port=remote_port,
-            max_packet=BASE_PACKET,
+            max_packet=self._mtu.size,
             receive_window=RECEIVE_WINDOW,
             send_buffer=SEND_BUFFER,
             remote_max_message_size=self.remote_max_message,
@@ -423,7 +454,7 @@ class SctpTransport:
             else:
                 for start in range(0, len(data), segment or 1):
                     udp.protocol.datagram_received(data[start : start + segment], address)
-        if udp is not None and 1 < len(packets) < BATCH_PACKETS // 2 and self._may_rest:
+        if udp is not None and 1 < len(packets) < BATCH_PACKETS // 2 and self._is_far_side_ours:
             udp.rest()
         if pending := session.pending():
             self._transmit(pending, len(pending))
@@ -433,8 +464,8 @@ class SctpTransport:
             self._end(ConnectionClosed("the far side closed the connection"))
 
     @property
-    def _may_rest(self) -> bool:
-        """Whether the far side goes on without a SACK for every few packets; Chromium does not."""
+    def _is_far_side_ours(self) -> bool:
+        """Whether the far side goes on without a SACK for every few packets, as Chromium does not."""
         receiver = self._association.receiver if self._association is not None else None
         return receiver is not None and receiver.packets_per_sack > BATCH_PACKETS
 
@@ -458,10 +489,12 @@ class SctpTransport:
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
+        self._probe_path(association)
+        batch = min(BATCH_PACKETS, GSO_BYTES // (self._mtu.size + DTLS_OVERHEAD))
         for _ in range(BATCHES_A_TURN):
-            if self._unsent is not None:
+            if self._unsent:
                 break
-            packets = association.packets(self._loop.time(), BATCH_PACKETS)
+            packets = association.packets(self._loop.time(), batch)
             if not packets:
                 break
             self._send(packets)
@@ -484,8 +517,21 @@ class SctpTransport:
     def _on_timer(self) -> None:
         self._timer = None
         if self._association is not None and not self._over:
-            self._association.handle_timeout(self._loop.time())
+            now = self._loop.time()
+            self._association.handle_timeout(now)
+            sender = self._association.sender
+            if sender is not None and sender.backoff >= BLACK_HOLE_TIMEOUTS and self._mtu.fall_back(now):
+                logger.info("the path seems to take no large packets any more")
+                self._set_max_packet()
             self._advance()
+
+    def _probe_path(self, association: Association) -> None:
+        """See whether the path takes larger packets, once enough is sent for that to pay."""
+        if self._udp is None or not self._udp.probes or association.in_flight < PROBE_FROM:
+            return
+        now = self._loop.time()
+        if size := self._mtu.next_probe(now):
+            association.probe(size, now)
 
     def _send(self, packets: list[bytes]) -> None:
         """Encrypt and send packets, those of equal size together."""
@@ -493,9 +539,10 @@ class SctpTransport:
         start = 0
         while start < len(packets):
             size, end = len(packets[start]), start + 1
-            while end < len(packets) and len(packets[end]) == size:
+            most = start + max(GSO_BYTES // (size + DTLS_OVERHEAD), 1)
+            while end < min(len(packets), most) and len(packets[end]) == size:
                 end += 1
-            if end < len(packets) and len(packets[end]) < size:
+            if end < min(len(packets), most) and len(packets[end]) < size:
                 end += 1  # GSO takes a shorter one at the end
             try:
                 records = self._session.seal(packets[start:end])
@@ -504,12 +551,15 @@ class SctpTransport:
                 return
             # What else OpenSSL had to say would stand before them, and is rare enough to go out alone.
             overhead = (len(records) - sum(map(len, packets[start:end]))) // (end - start)
-            self._transmit(records, size + overhead)
+            if size == self._mtu.probing and end == start + 1 and self._udp is not None:
+                self._udp.probe(records, self._address)
+            else:
+                self._transmit(records, size + overhead)
             start = end
 
     def _transmit(self, records: memoryview, size: int) -> None:
-        if self._unsent is not None:
-            self._unsent = (self._unsent[0] + bytes(records), self._unsent[1])
+        if self._unsent:
+            self._unsent.append((bytes(records), size))
             return
         udp = self._follow_path()
         if udp is None:
@@ -517,19 +567,19 @@ class SctpTransport:
             return
         sent = udp.send(records, size, self._address)
         if sent < len(records):
-            self._unsent = (bytes(records[sent:]), size)
+            self._unsent.append((bytes(records[sent:]), size))
             self._loop.add_writer(udp.fileno(), self._on_writable)
 
     def _on_writable(self) -> None:
         assert self._udp is not None
-        assert self._unsent is not None
-        records, size = self._unsent
-        sent = self._udp.send(memoryview(records), size, self._address)
-        if sent < len(records):
-            self._unsent = (records[sent:], size)
-            return
+        while self._unsent:
+            records, size = self._unsent[0]
+            sent = self._udp.send(memoryview(records), size, self._address)
+            if sent < len(records):
+                self._unsent[0] = records[sent:], size
+                return
+            self._unsent.popleft()
         self._loop.remove_writer(self._udp.fileno())
-        self._unsent = None
         self._advance()
 
     def _transmit_slowly(self, records: memoryview, size: int) -> None:
@@ -555,16 +605,27 @@ class SctpTransport:
         if self._udp is not None and self._udp.protocol is pair.protocol:
             return self._udp
         self._leave_path()
+        self._restart_mtu()
         if pair.local_candidate.type != "relay":
             # Where media shares the socket, aiortc must get its datagrams one by one.
             self._udp = _Udp(pair.protocol, coalesce=not self.transport._rtp_router.receivers)
         return self._udp
 
+    def _restart_mtu(self) -> None:
+        """Begin anew with packets that any path takes."""
+        self._mtu = PathMtu(MAX_PACKET if self._is_far_side_ours else MAX_STRANGERS_PACKET)
+        self._set_max_packet()
+
+    def _set_max_packet(self) -> None:
+        if self._association is not None:
+            self._association.set_max_packet(self._mtu.size)
+
     def _leave_path(self) -> None:
         if self._udp is not None:
             self._loop.remove_writer(self._udp.fileno())
             self._udp.close()
-            self._udp = self._unsent = None
+            self._udp = None
+        self._unsent.clear()
 
     # Events -----------------------------------------------------------------------------------
 
@@ -583,8 +644,14 @@ class SctpTransport:
                 else:
                     self.consume(len(data))
             case events.Connected():
+                self._restart_mtu()
                 for channel in self._channels.values():
                     channel._opened()
+            case events.ProbeAcked(size):
+                self._mtu.acked(size, self._loop.time())
+                self._set_max_packet()
+            case events.ProbeLost(size):
+                self._mtu.lost(size, self._loop.time())
             case events.ChannelOpened(number, label, ordered=ordered):
                 channel = AssociationChannel(self, label, ordered=ordered)
                 channel.number = number
