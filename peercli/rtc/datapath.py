@@ -57,6 +57,7 @@ GSO_BYTES = 65_000  # … ones as many as fit in this: bytes in one GSO call, �
 GSO_SEGMENTS = 64  # … and datagrams
 MAX_PACKET = LADDER[-1]  # bytes of SCTP, to a far side like this one
 MAX_STRANGERS_PACKET = 1_404  # bytes; a larger one ends Pion, and aiortc takes the rest for another packet
+REST_FROM, REST_TO = 2_500, 32_000  # bytes that were waiting, between which it pays to let more gather
 PROBE_FROM = 16_000  # bytes in flight from which larger packets are worth a search
 BLACK_HOLE_TIMEOUTS = 2  # in a row, after which large packets are deemed lost for their size
 DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
@@ -454,7 +455,7 @@ class SctpTransport:
             else:
                 for start in range(0, len(data), segment or 1):
                     udp.protocol.datagram_received(data[start : start + segment], address)
-        if udp is not None and 1 < len(packets) < BATCH_PACKETS // 2 and self._is_far_side_ours:
+        if udp is not None and REST_FROM <= taken < REST_TO and self._is_far_side_ours:
             udp.rest()
         if pending := session.pending():
             self._transmit(pending, len(pending))
@@ -472,7 +473,11 @@ class SctpTransport:
     def _take(self, packets: list[bytes]) -> None:
         assert self._association is not None
         self._association.receive(packets, self._loop.time())
-        self._advance()
+        if len(packets) == 1:
+            self._tell(self._association)
+            self._soon()  # what the application answers takes the SACK along
+        else:
+            self._advance()
 
     # Out --------------------------------------------------------------------------------------
 
@@ -500,12 +505,16 @@ class SctpTransport:
             self._send(packets)
         else:
             self._soon()
+        self._tell(association)
+        self._set_timer(association)
+
+    def _tell(self, association: Association) -> None:
+        """Tell whom it concerns what has happened."""
         for event in association.events():
             self._handle(event)
         for channel in self.flushing:
             if self.is_flushed(channel):
                 channel._news.set()
-        self._set_timer(association)
 
     def _set_timer(self, association: Association) -> None:
         if self._timer is not None:
