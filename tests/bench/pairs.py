@@ -123,6 +123,7 @@ async def _pages(serialization: str) -> AsyncIterator[Pair]:
 
 PAIRS: dict[str, Callable[[], AbstractAsyncContextManager[Pair]]] = {
     "ours": partial(_stacks, "ours"),
+    "ours, 1,432 B packets": partial(_stacks, "ours-ethernet"),
     "aiortc": partial(_stacks, "aiortc"),
     "@roamhq/wrtc": partial(_stacks, "wrtc"),
     "libdatachannel": partial(_stacks, "libdatachannel"),

@@ -1,8 +1,14 @@
-"""Our own end: `peercli.rtc.link.Link`, and its association for more channels than the one it makes."""
+"""Our own end: `peercli.rtc.link.Link`, and its association for more channels than the one it makes.
+
+`python -m tests.interop.stacks.ours 1432` sends packets of at most that many bytes, as over Ethernet.
+"""
 
 from __future__ import annotations
 
+import sys
+
 from peercli.errors import ConnectionClosed
+from peercli.rtc import datapath
 from peercli.rtc.channel import Channel
 from peercli.rtc.datapath import SctpTransport
 from peercli.rtc.link import Link
@@ -81,4 +87,6 @@ class OurConnection(Connection):
 
 
 if __name__ == "__main__":
+    for most in sys.argv[1:]:
+        datapath.MAX_PACKET = int(most)
     main(OurConnection)

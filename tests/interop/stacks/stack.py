@@ -93,6 +93,7 @@ STACKS = {
     stack.name: stack
     for stack in (
         Stack("ours", _python("ours")),
+        Stack("ours-ethernet", lambda: [*_python("ours")(), "1432"]),
         Stack("aiortc", _python("stock_aiortc")),
         Stack("wrtc", _node("@roamhq/wrtc")),
         Stack("werift", _node("werift"), max_message=65_536, sends_empty=False),

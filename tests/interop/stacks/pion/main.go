@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pion/datachannel"
+	"github.com/pion/logging"
 	"github.com/pion/webrtc"
 )
 
@@ -114,6 +115,9 @@ type endpoint struct {
 func newEndpoint() (*endpoint, error) {
 	settings := webrtc.SettingEngine{}
 	settings.DetachDataChannels()
+	loggers := logging.NewDefaultLoggerFactory()
+	loggers.Writer = os.Stderr // by itself it writes among the answers
+	settings.LoggerFactory = loggers
 	connection, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings)).NewPeerConnection(webrtc.Configuration{})
 	if err != nil {
 		return nil, err
