@@ -139,6 +139,18 @@ class DataConnection(Emitter):
         """Bytes accepted by `send` that are not on their way yet."""
         return self._channel.buffered_amount if self._channel else 0
 
+    @property
+    def max_message(self) -> int:
+        """Bytes that the far side takes in one message of the channel, once the connection is open.
+
+        With serialization raw, a value is one message, and a bigger one cannot be sent. The others cut theirs
+        into smaller ones, or have limits of their own.
+
+        Raises:
+            NotOpenYet: before `open`.
+        """
+        return self._usable().max_message
+
     async def send(self, value: Any) -> None:
         """Send a value; waits while the path or the far side is slower than the caller.
 
@@ -147,7 +159,7 @@ class DataConnection(Emitter):
 
         Raises:
             NotOpenYet: before `open`.
-            MessageTooBig: json only, from 16,300 bytes on (PeerJS's own limit).
+            MessageTooBig: json from 16,300 bytes on (PeerJS's own limit), raw beyond `max_message`.
             UsageError: the serialization cannot carry this value.
             PeerError: why the connection has ended.
         """

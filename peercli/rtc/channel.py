@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
 
 from aiortc import RTCDataChannel
 
-from peercli.errors import ConnectionClosed, PeerError
+from peercli.errors import ConnectionClosed, MessageTooBig, PeerError
 
-__all__ = ["Channel", "StockChannel", "Wire"]
+__all__ = ["UNLIMITED", "Channel", "StockChannel", "Wire"]
+
+UNLIMITED = sys.maxsize
+"""A `max_message` of those who take messages of any size (`a=max-message-size:0`, RFC 8841 §6)."""
 
 Wire = bytes | str
 """A message as the channel carries it: binary, or text (RFC 8831 §6.6)."""
@@ -49,6 +53,14 @@ class Channel(ABC):
 
     @property
     @abstractmethod
+    def max_message(self) -> int:
+        """Bytes that the far side takes in one message (W3C `maxMessageSize`), once the channel is open.
+
+        `UNLIMITED` if it sets no bound.
+        """
+
+    @property
+    @abstractmethod
     def buffered_amount(self) -> int:
         """Bytes accepted by `send` that are not on their way yet (W3C `bufferedAmount`)."""
 
@@ -57,6 +69,7 @@ class Channel(ABC):
         """Send a message; waits for room in the send buffer, so a slow path slows the caller.
 
         Raises:
+            MessageTooBig: it has more than `max_message` bytes; nothing was sent.
             PeerError: why the channel has ended.
         """
 
@@ -98,6 +111,12 @@ class Channel(ABC):
                 yield await self.receive()
             except ConnectionClosed:
                 return
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_message:
+            raise MessageTooBig(
+                f"the far side takes messages of at most {self.max_message} bytes, not {size}"
+            )
 
     # For the transport ------------------------------------------------------------------------
 
@@ -145,6 +164,10 @@ class StockChannel(Channel):
             self._opened()
 
     @property
+    def max_message(self) -> int:
+        return self._channel.transport._remote_max_message_size or UNLIMITED
+
+    @property
     def buffered_amount(self) -> int:
         return self._channel.bufferedAmount
 
@@ -155,6 +178,7 @@ class StockChannel(Channel):
             await self._room.wait()
         if self._end is not None:
             raise self._end
+        self._check_size(len(data.encode() if isinstance(data, str) else data))
         self._channel.send(data)
 
     async def flush(self) -> None:

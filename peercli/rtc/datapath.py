@@ -35,8 +35,8 @@ from OpenSSL import SSL
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
-from peercli.errors import ConnectionClosed, ConnectionLost, MessageTooBig, NegotiationFailed, PeerError
-from peercli.rtc.channel import Channel, StockChannel, Wire
+from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError
+from peercli.rtc.channel import UNLIMITED, Channel, StockChannel, Wire
 from peercli.rtc.ice import Agent
 from peercli.rtc.path_mtu import LADDER, PathMtu
 from peercli.sctp import events
@@ -262,6 +262,10 @@ class AssociationChannel(Channel):
         self._news = asyncio.Event()
 
     @property
+    def max_message(self) -> int:
+        return self._transport.remote_max_message or UNLIMITED
+
+    @property
     def buffered_amount(self) -> int:
         return self._transport.buffered_amount(self)
 
@@ -269,9 +273,7 @@ class AssociationChannel(Channel):
         await self.opened()
         text = isinstance(data, str)
         payload = data.encode() if isinstance(data, str) else data
-        limit = self._transport.remote_max_message
-        if limit and len(payload) > limit:
-            raise MessageTooBig(f"the far side takes messages of at most {limit} bytes, not {len(payload)}")
+        self._check_size(len(payload))
         while self._end is None and not self._transport.send(self, payload, text=text):
             await self._wait()
         if self._end is not None:

@@ -87,7 +87,10 @@ async def test_nothing_can_be_sent_before_it_is_open() -> None:
         for work in (connection.send(1), connection.flush()):
             with pytest.raises(NotOpenYet):
                 await work
+        with pytest.raises(NotOpenYet):
+            _ = connection.max_message
         await connection.opened()
+        assert connection.max_message == 262_144
         await connection.send(1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from typing import Any, cast
 
 import pytest
 
+from peercli.errors import MessageTooBig
 from peercli.rtc import ice
-from peercli.rtc.channel import Channel
+from peercli.rtc.channel import UNLIMITED, Channel
 from peercli.rtc.datapath import BIO_BYTES, AssociationChannel, SctpTransport, _Dtls, _open_all, _Udp
 from peercli.rtc.path_mtu import LADDER
 from tests.interop.stacks.proxy import Faults, Proxy
@@ -263,3 +265,28 @@ async def test_a_flush_sees_what_is_queued_on_a_socket_without_room() -> None:
         closed = False
         await flushing
         assert await there.receive() == bytes(200_000)
+
+
+@pytest.mark.parametrize("datapath", ["", "aiortc"])
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        ("a=max-message-size:100000\r\n", 100_000),
+        ("a=max-message-size:0\r\n", UNLIMITED),
+        ("", 65_536),  # RFC 8841 section 6.1
+    ],
+)
+async def test_the_far_side_says_how_much_it_takes_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, datapath: str, line: str, most: int
+) -> None:
+    monkeypatch.setenv("PEERCLI_DATAPATH", datapath)
+    async with ends() as (one, other):
+        answer = await other.link.answer(await one.link.offer("label", ordered=True))
+        one.link.accept(re.sub(r"a=max-message-size:\d+\r\n", line, answer))
+        here, there = await both(one, other)
+        assert (here.max_message, there.max_message) == (most, 262_144)
+        for size in (min(most, 100_000), 1):
+            await here.send("x" * size)
+            assert await there.receive() == "x" * size
+        with pytest.raises(MessageTooBig):
+            await there.send("ü" * 131_073)
