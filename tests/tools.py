@@ -7,6 +7,7 @@ failure: a green run there means that everything ran.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import shutil
@@ -49,6 +50,12 @@ def program(*names: str) -> str:
 @cache
 def _install() -> str:
     """Install what tests/interop/package-lock.json says, unless that is done; npm's complaint, or nothing."""
+    with (INTEROP / "package.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # tests run in several processes
+        return _install_once()
+
+
+def _install_once() -> str:
     lock, installed = INTEROP / "package-lock.json", INTEROP / "node_modules" / ".package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return ""

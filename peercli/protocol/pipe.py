@@ -7,11 +7,12 @@ order. Text messages are JSON objects that control it; unknown members and unkno
 `{"type": "hello", "version": 1, "window": W, "receives": true}`
     The first message of each side. The other may send W bytes beyond what was acknowledged;
     `receives: false` says that nothing is wanted at all.
-`{"type": "ack", "bytes": N}`
+`{"type": "ack", "bytes": N}`, at the end `{"type": "ack", "bytes": N, "end": true}`
     N bytes, counted from the start, have been taken by the reader. A sender stops at N + W, so a slow
     reader slows the writer and nobody holds more than W bytes. (A data channel alone cannot do this
     for a browser: a page cannot leave messages unread.) An acknowledgement is owed at the latest after
-    each W/4 bytes, and at the end.
+    each W/4 bytes. The last one, with `"end": true`, is owed once the reader has taken the end, too, and
+    only when all is well with it: that is what the sender's success stands on.
 `{"type": "end", "bytes": N}`
     The stream from this side is complete, after N bytes. The other direction goes on.
 `{"type": "stop"}`
@@ -84,6 +85,7 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class Ack:
     bytes: int
+    end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,9 @@ def encode(control: Control) -> str:
     match control:
         case Hello(window, receives):
             fields: dict[str, Any] = {"version": VERSION, "window": window, "receives": receives}
-        case Ack(count) | End(count):
+        case Ack(count, end):
+            fields = {"bytes": count, "end": True} if end else {"bytes": count}
+        case End(count):
             fields = {"bytes": count}
         case Stop():
             fields = {}
@@ -137,7 +141,7 @@ def decode(text: str) -> Control | None:
         case {"type": "hello", "version": _, "window": window}:
             return Hello(_count(window), message.get("receives", True) is not False)
         case {"type": "ack", "bytes": count}:
-            return Ack(_count(count))
+            return Ack(_count(count), message.get("end") is True)
         case {"type": "end", "bytes": count}:
             return End(_count(count))
         case {"type": "stop"}:
@@ -185,17 +189,14 @@ class Sender:
         self.sent = 0
         self.acknowledged = 0
         self.ended = False
+        self.complete = False
+        """Whether the peer's reader has taken everything, and the end."""
         self._window = 0
 
     @property
     def room(self) -> int:
         """Bytes that may be sent now."""
         return self.acknowledged + self._window - self.sent
-
-    @property
-    def complete(self) -> bool:
-        """Whether the peer's reader has taken everything."""
-        return self.ended and self.acknowledged == self.sent
 
     def hello(self, hello: Hello) -> None:
         """Raises ProtocolError for one so late that more than its window is on its way."""
@@ -209,7 +210,10 @@ class Sender:
             raise ProtocolError(
                 f"the peer acknowledges {ack.bytes} bytes of {self.sent}, after {self.acknowledged}"
             )
+        if ack.end and not (self.ended and ack.bytes == self.sent):
+            raise ProtocolError("the peer acknowledges the end of a stream that has not ended there")
         self.acknowledged = ack.bytes
+        self.complete = self.complete or ack.end
 
 
 class Receiver:
@@ -239,9 +243,12 @@ class Receiver:
     def take(self, nbytes: int) -> Ack | None:
         """Count what the reader has taken; the acknowledgement, if one is due."""
         self.taken += nbytes
-        return self.ack() if self.taken - self._told >= self._window // 16 else None
+        return self._ack() if self.taken - self._told >= self._window // 16 else None
 
-    def ack(self) -> Ack:
-        """The acknowledgement of all that was taken: owed at the end."""
+    def finish(self) -> Ack:
+        """The acknowledgement of the whole stream, once the reader has taken its end."""
+        return self._ack(end=True)
+
+    def _ack(self, *, end: bool = False) -> Ack:
         self._told = self.taken
-        return Ack(self.taken)
+        return Ack(self.taken, end)

@@ -257,7 +257,7 @@ class Pipe:
             await self._sink.close()
         if self._sink_over is not None:
             await self._sink_over()  # only then is it known that all is well
-        await self._acknowledge(self._in.ack())
+        await self._acknowledge(self._in.finish())
         self._arrivals.task_done()
         if self._on_peer_end is not None:
             self._on_peer_end()

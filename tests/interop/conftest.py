@@ -1,7 +1,7 @@
 """Fixtures for tests with real browsers: each is started once, and every test gets a page of its own.
 
-What passed where is kept as a table: `python -m tests.interop` prints it, and any other run writes it to the
-file that PEERCLI_INTEROP_TABLE names.
+What passed where is kept as a table: `python -m tests.interop` prints it, and any other run in one process
+writes it to the file that PEERCLI_INTEROP_TABLE names.
 """
 
 from __future__ import annotations

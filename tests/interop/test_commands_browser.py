@@ -138,12 +138,12 @@ async def test_pipe_with_a_page_that_knows_it(page: Page, server: str) -> None:
         assert (await control(there)).items() >= {"type": "hello", "version": 1, "receives": True}.items()
         await there.send(data("Uint8Array", b"from the page\n\0"), json.dumps({"type": "end", "bytes": 15}))
         assert await pipe.read() == b"from the page\n\0"
-        assert await control(there) == {"type": "ack", "bytes": 15}
+        assert await control(there) == {"type": "ack", "bytes": 15, "end": True}
         await pipe.write(b"from the shell\n")
         assert await there.receive() == [data("ArrayBuffer", b"from the shell\n")]
         pipe.end_input()
         assert await control(there) == {"type": "end", "bytes": 15}
-        await there.send(json.dumps({"type": "ack", "bytes": 15}))
+        await there.send(json.dumps({"type": "ack", "bytes": 15, "end": True}))
         assert await pipe.exit_code() == 0
         await there.happened("close")
 

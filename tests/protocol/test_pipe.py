@@ -87,6 +87,7 @@ def test_what_is_left_open() -> None:
     """Types and members of later versions are passed over."""
     assert decode('{"type": "later", "x": 1}') is None
     assert decode('{"type": "ack", "bytes": 1, "later": {}}') == Ack(1)
+    assert decode('{"type": "ack", "bytes": 1, "end": true}') == Ack(1, end=True)
     assert decode('{"type": "hello", "version": 1, "window": 5}') == Hello(5, receives=True)
 
 
@@ -123,17 +124,15 @@ def test_a_stream_under_its_window(window: int, sizes: list[int], data: st.DataO
             receiver.arrive(size)
             untaken.append(size)
             left -= size
-        elif untaken:
-            if ack := receiver.take(untaken.pop(0)):
-                sender.ack(ack)
-        elif not sender.room:
-            sender.ack(receiver.ack())
+        elif untaken and (ack := receiver.take(untaken.pop(0))):
+            sender.ack(ack)
         assert receiver.arrived - receiver.taken <= window
         assert not sender.complete
     sender.ended = True
     receiver.end(End(sender.sent))
-    sender.ack(receiver.ack())
-    assert sender.complete
+    before = sender.complete  # an empty stream, too, is complete only when the other side says so
+    sender.ack(receiver.finish())
+    assert (before, sender.complete) == (False, True)
     assert receiver.taken == receiver.arrived == sum(sizes)
 
 
@@ -161,6 +160,8 @@ def test_false_acknowledgements_are_refused() -> None:
     sender.ack(Ack(20))
     with pytest.raises(ProtocolError):
         sender.ack(Ack(19))
+    with pytest.raises(ProtocolError, match="has not ended"):
+        sender.ack(Ack(50, end=True))
     assert sender.room == 70
 
 

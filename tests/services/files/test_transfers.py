@@ -47,6 +47,7 @@ from peercli.services.files.storage import Conflict, Incoming, Result, SaveDir
 from tests.brokers import our_server
 
 WITHIN = 60.0
+RATE = 10e6  # bytes/s of what is to be interrupted before it has ended
 
 
 class Log:
@@ -290,7 +291,7 @@ async def test_a_lost_connection_is_made_again_and_gone_on_with(tmp_path: Path) 
         our_server() as url,
         Receiving(url, tmp_path / "to", log=Log(after(5_000_000, cut))) as receiver,
     ):
-        log = await send(url, path)
+        log = await send(url, path, limit_rate=RATE)
         await receiver.done()
         await asyncio.gather(*closing)
     assert contents(tmp_path / "to") == {"f": path.read_bytes()}
@@ -305,7 +306,7 @@ async def test_a_receiver_that_dies_is_found_again(tmp_path: Path) -> None:
     died = asyncio.Event()
     async with our_server() as url:
         async with Receiving(url, tmp_path / "to", log=Log(after(5_000_000, died.set))) as first:
-            task = asyncio.create_task(send(url, path, retries=100))
+            task = asyncio.create_task(send(url, path, retries=100, limit_rate=RATE))
             await died.wait()
             await first.peer.destroy()
         async with Receiving(url, tmp_path / "to") as second:
@@ -323,7 +324,7 @@ async def test_a_sender_that_dies_goes_on_when_it_is_run_again(tmp_path: Path) -
     async with our_server() as url, Receiving(url, tmp_path / "to") as receiver:
         half = asyncio.Event()
         receiver.log.on = after(5_000_000, half.set)
-        first = Sending(select_files([str(path)]), Log())
+        first = Sending(select_files([str(path)]), Log(), limit_rate=RATE)
         peer = a_peer(url)
         task = asyncio.create_task(send_files(peer, "rx", first, timeout=20, retries=0))
         await half.wait()
@@ -351,7 +352,7 @@ async def test_stdin_goes_on_after_a_lost_connection(tmp_path: Path) -> None:
         our_server() as url,
         Receiving(url, tmp_path / "to", log=Log(after(5_000_000, cut))) as receiver,
     ):
-        carried = Sending(select_files(["-"], name="piped"), Log(), stdin=read_end)
+        carried = Sending(select_files(["-"], name="piped"), Log(), limit_rate=RATE, stdin=read_end)
         await send_files(a_peer(url), "rx", carried, timeout=20)
         await receiver.done()
         await asyncio.gather(feeding, *closing)
@@ -374,7 +375,7 @@ async def test_a_sender_gives_up_after_so_many_attempts(tmp_path: Path) -> None:
         our_server(expire_timeout=0.2) as url,
         Receiving(url, tmp_path / "to", log=Log(after(1_000_000, died.set))) as first,
     ):
-        task = asyncio.create_task(send(url, path, log=log, retries=2))
+        task = asyncio.create_task(send(url, path, log=log, retries=2, limit_rate=RATE))
         await died.wait()
         await first.peer.destroy()
         with pytest.raises(PeerUnavailable):
@@ -388,7 +389,7 @@ async def test_a_receiver_gives_up_on_a_sender_that_does_not_come_back(tmp_path:
     async with our_server() as url, Receiving(url, tmp_path / "to", patience=0.2) as receiver:
         half = asyncio.Event()
         receiver.log.on = after(1_000_000, half.set)
-        carried = Sending(select_files([str(path)]), Log())
+        carried = Sending(select_files([str(path)]), Log(), limit_rate=RATE)
         peer = a_peer(url)
         task = asyncio.create_task(send_files(peer, "rx", carried, timeout=20, retries=0))
         await half.wait()
@@ -407,7 +408,7 @@ async def test_who_is_interrupted_tells_the_other(tmp_path: Path, who: str) -> N
     async with our_server() as url, Receiving(url, tmp_path / "to") as receiver:
         half = asyncio.Event()
         receiver.log.on = after(1_000_000, half.set)
-        task = asyncio.create_task(send(url, path))
+        task = asyncio.create_task(send(url, path, limit_rate=RATE))
         await half.wait()
         interrupted, told = (task, receiver.task) if who == "sender" else (receiver.task, task)
         interrupted.cancel()
