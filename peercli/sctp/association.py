@@ -147,6 +147,7 @@ class Association:
         # The timer of set-up and shutdown (T1, T2): what it sends again, and how often it did.
         self._timer: float | None = None
         self._tries = 0
+        self._echoed_at = 0.0  # when the COOKIE ECHO was sent first
         self._errors = 0  # timeouts in a row
         self._heartbeat_at: float | None = None
         self._heartbeat: tuple[bytes, float] | None = None  # what is unanswered: nonce, sent at
@@ -448,6 +449,7 @@ class Association:
         self._cookie_echo = init.cookie
         self.state = State.COOKIE_ECHOED
         self._tries = 0
+        self._echoed_at = now
         self._send_cookie_echo(now)
 
     def _on_cookie_echo(self, tag: int, value: bytes, now: float) -> bool:
@@ -478,12 +480,12 @@ class Association:
 
     def _on_cookie_ack(self, flags: int, value: bytes, now: float) -> None:
         if self.state is State.COOKIE_ECHOED and self._peer is not None:
-            self._start(self._peer, now)
+            self._start(self._peer, now, answered=self._echoed_at)
 
     def _establish(self, cookie: Cookie, now: float) -> None:
         self._local_tag, self._local_tsn = cookie.local_tag, cookie.local_tsn
         self._peer_tag = cookie.peer.tag
-        self._start(cookie.peer, now)
+        self._start(cookie.peer, now, answered=cookie.created)
 
     def _restart(self, cookie: Cookie, now: float) -> None:
         """The far side lost its state and has begun anew: so do we, without the channels."""
@@ -491,8 +493,8 @@ class Association:
         self._control.clear()
         self._establish(cookie, now)
 
-    def _start(self, peer: Init, now: float) -> None:
-        """Both sides agree: from now on data flows."""
+    def _start(self, peer: Init, now: float, *, answered: float | None = None) -> None:
+        """Both sides agree: from now on data flows. `answered`: when that was sent which is answered now."""
         self._peer = peer
         extensions = peer.extensions
         interleaving = self._interleaving and Chunk.I_DATA in extensions
@@ -512,6 +514,9 @@ class Association:
             partial_reliability=skip in extensions,
             now=now,
         )
+        # The first round trip (section 6.3.1), unless it is the answer to what was sent again.
+        if answered is not None and now - answered < RTO_INITIAL:
+            self._sender.rtt.sample(now - answered, now)
         # Our own far side sends in large bursts, and does not need many SACKs to go on.
         bursts = interleaving and peer.zero_checksum
         self._receiver = Receiver(

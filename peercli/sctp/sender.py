@@ -117,6 +117,7 @@ class Sender:
         self._probe_due = False
         self._timeout_due = False
         self._paced_until = now
+        self._held_by_pacing = False
 
         self.bytes_sent = 0
         self.retransmits = 0
@@ -214,6 +215,9 @@ class Sender:
         `lead` are control chunks to go first, sharing a packet with data; they go out in any case.
         """
         out = self._out
+        if not self._held_by_pacing:
+            # A late timer is made up for, not what the application, or a full window, let pass.
+            self._paced_until = max(self._paced_until, now)
         packets = _Packets(self._size, self.seal)
         for chunk in lead:
             packets.add(chunk)
@@ -245,6 +249,7 @@ class Sender:
         if budget > 0 and len(packets.done) < limit:
             # The application or the far side's window limits us: what is measured now is not the path's rate.
             self._app_limited_until = max(self._delivered + out.in_flight, 1)
+        self._held_by_pacing = self._paced_release() is not None
         return packets.done
 
     def _after_sending(self, now: float, sent: int) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import defaultdict
 
 import pytest
 
@@ -20,6 +21,8 @@ from peercli.sctp.events import (
     RoomAvailable,
 )
 from peercli.sctp.packet import Cause, Chunk
+from peercli.sctp.sender import PACING_QUANTUM
+from tests.bench.sctp_pure import FixedWindow
 from tests.sctp.simulator import Endpoint, Path, Simulation
 
 
@@ -323,9 +326,10 @@ def test_few_sacks_acknowledge_a_batch_from_our_own_kind() -> None:
 
 def test_every_four_packets_get_a_sack_from_us_when_the_far_side_counts_them() -> None:
     simulation = Simulation()
-    simulation.client.association = simulation.association(is_client=True, interleaving=False)
+    simulation.client.association = association = simulation.association(
+        is_client=True, interleaving=False, controller=lambda mtu: FixedWindow(mtu, 100)
+    )
     simulation.connect()
-    association = simulation.client.association
     channel = association.open_channel("x")
     simulation.transfer(simulation.client, channel, [b"warm-up"])
     association.send(channel, bytes(10_000), now=simulation.now)
@@ -386,6 +390,57 @@ def test_a_lost_tail_is_repaired_by_a_probe() -> None:
     assert sender is not None
     assert sender.timeouts == 0
     assert simulation.now - start < 0.2
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("by_client", [False, True])
+def test_the_very_first_message_is_repaired_by_a_probe(by_client: bool, both: bool) -> None:
+    """The set-up has told how long a round trip takes (RFC 9260 section 6.3.1)."""
+    simulation = Simulation()
+    simulation.connect(both=both)
+    sender, path = (
+        (simulation.client, simulation.there) if by_client else (simulation.server, simulation.back)
+    )
+    assert sender.association.srtt == pytest.approx(0.02)
+    path.drop = drop_first(Chunk.I_DATA).drop
+    start = simulation.now
+    channel = sender.association.open_channel("x")
+    assert simulation.transfer(sender, channel, [b"hello"], seconds=5)
+    assert simulation.now - start < 0.2
+
+
+@pytest.mark.parametrize("kind", [Chunk.COOKIE_ECHO, Chunk.COOKIE_ACK])
+def test_a_set_up_with_losses_tells_of_no_round_trip(kind: Chunk) -> None:
+    """What was sent twice was answered who knows when (RFC 9260 section 6.3.1 C5)."""
+    simulation = Simulation(drop_first(kind), drop_first(kind))
+    simulation.connect(both=False)
+    lossy = simulation.server if kind is Chunk.COOKIE_ECHO else simulation.client
+    assert lossy.association.srtt is None
+
+
+@pytest.mark.parametrize("held_up", ["by the application", "by the window"])
+def test_time_that_pacing_did_not_cost_is_not_made_up_for(held_up: str) -> None:
+    simulation = Simulation(Path(delay=0.02, rate=6_250_000), Path(delay=0.02))
+    simulation.connect()
+    channel = simulation.client.association.open_channel("x")
+    assert simulation.transfer(simulation.client, channel, [bytes(60_000)] * 200)
+    sender = simulation.client.association.sender
+    assert sender is not None
+    simulation.server.reading = held_up != "by the window"
+    assert simulation.transfer(simulation.client, channel, [bytes(60_000)] * 200) == simulation.server.reading
+    simulation.run(seconds=1)
+    sent: dict[float, int] = defaultdict(int)
+
+    def watch(endpoint: Endpoint, whole: bytes) -> None:
+        if endpoint is simulation.client:
+            sent[simulation.now] += len(whole)
+
+    simulation.on_packet = watch
+    simulation.server.reading = True
+    simulation.server.read()
+    simulation.transfer(simulation.client, channel, [bytes(60_000)] * 20)
+    assert sum(sent.values()) > 1_000_000
+    assert max(sent.values()) < 2 * sender.controller.pacing_rate * PACING_QUANTUM + 2 * 1_160
 
 
 def test_a_dead_path_ends_the_association_after_a_while() -> None:

@@ -161,3 +161,15 @@ def test_one_seed_gives_one_outcome(seed: int) -> None:
         )
         outcomes.append((simulation.now, simulation.there.carried, simulation.back.carried))
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_shallow_queue_is_no_great_obstacle() -> None:
+    """A tenth of a round trip's worth: larger bursts than pacing allows would overflow it."""
+    rate, rtt = 6_250_000, 0.04
+    simulation = Simulation(Path(delay=rtt / 2, rate=rate, queue=int(rate * rtt / 10)), Path(delay=rtt / 2))
+    simulation.connect()
+    channel = simulation.client.association.open_channel("x")
+    simulation.client.to_send[channel] = [bytes(60_000)] * 1_000
+    simulation.run(seconds=5)
+    received = sum(map(len, simulation.server.received[channel]))
+    assert received > 0.8 * rate * 5
