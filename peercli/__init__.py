@@ -25,6 +25,7 @@ from peercli.errors import PeerError
 if TYPE_CHECKING:
     from peercli.options import Broker, IceServer
     from peercli.peer.data import DataConnection
+    from peercli.peer.media import MediaConnection, MediaStream
     from peercli.peer.peer import Peer
     from peercli.protocol.values import UNDEFINED
     from peercli.server.app import Server
@@ -37,6 +38,8 @@ __all__ = [
     "Broker",
     "DataConnection",
     "IceServer",
+    "MediaConnection",
+    "MediaStream",
     "Peer",
     "PeerError",
     "Server",
@@ -49,6 +52,8 @@ _HOMES = {
     "Broker": "peercli.options",
     "DataConnection": "peercli.peer.data",
     "IceServer": "peercli.options",
+    "MediaConnection": "peercli.peer.media",
+    "MediaStream": "peercli.peer.media",
     "Peer": "peercli.peer.peer",
     "Server": "peercli.server.app",
     "ServerOptions": "peercli.server.options",

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peercli.errors import ConnectionClosed, NotOpenYet, PeerError, WebRTCError
+from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
 from peercli.options import IceServer
-from peercli.peer.emitter import Emitter, Listener
+from peercli.peer.connection import Connection, Signal
+from peercli.peer.emitter import Listener
 from peercli.protocol.codecs import CLOSE, make_codec
-from peercli.protocol.messages import Answer, Candidate, Offer, PeerMessage
+from peercli.protocol.messages import Answer, Offer
 from peercli.rtc.channel import Channel, Wire
-from peercli.rtc.link import Link, Route, Trickle
 
 __all__ = ["DataConnection"]
 
@@ -27,7 +27,7 @@ FLUSH_CLOSE_TIMEOUT = 5.0  # s the far side has to act on a flush-close
 FLUSH_TIMEOUT = 30.0  # s what was sent has to be acknowledged, on the way to closing
 
 
-class DataConnection(Emitter):
+class DataConnection(Connection):
     """A connection to one peer (peerjs `lib/dataconnection/DataConnection.ts`).
 
     Get one from `Peer.connect` or `Peer.connections`. Read it by iterating, or by `on("data", …)`.
@@ -35,13 +35,9 @@ class DataConnection(Emitter):
     Events: `open` (), `data` (value), `close` (), `error` (PeerError), `iceStateChanged` (str).
 
     Attributes:
-        peer: the far side's id.
-        connection_id: what both sides call this connection.
         label: given by the side that connected; its connection id, if it gave none.
-        metadata: any JSON value given by the side that connected.
         reliable: whether messages keep their order. (They all arrive, either way.)
         serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
-        outgoing: whether this side connected.
     """
 
     type: Literal["data"] = "data"
@@ -53,32 +49,18 @@ class DataConnection(Emitter):
         outgoing: bool,
         ice_servers: Sequence[IceServer],
         relay: bool,
-        signal: Callable[[PeerMessage], None],
+        signal: Signal,
     ) -> None:
-        super().__init__()
-        self.peer = offer.peer
-        self.connection_id = offer.connection_id
+        self._codec = make_codec(offer.serialization)
+        super().__init__(offer, outgoing=outgoing, ice_servers=ice_servers, relay=relay, signal=signal)
         self.label = offer.label or offer.connection_id
-        self.metadata = offer.metadata
         self.serialization = offer.serialization
         self.reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
-        self.outgoing = outgoing
-        self._codec = make_codec(offer.serialization)
-        self._offer = offer
-        self._signal = signal
-        self._link = Link(
-            ice_servers,
-            relay=relay,
-            on_candidate=self._trickle,
-            on_state=self._ice_state_changed,
-        )
         self._channel: Channel | None = None
         self._unread: asyncio.Queue[Any] = asyncio.Queue()
         self._room = asyncio.Event()
         self._sending = asyncio.Lock()
         self._begun: deque[Wire] = deque()  # the rest of a message whose `send` was cancelled
-        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._finished = asyncio.Event()
         self._discard = False
 
     # Life -------------------------------------------------------------------------------------
@@ -87,23 +69,6 @@ class DataConnection(Emitter):
     def open(self) -> bool:
         """Whether messages can be sent."""
         return self._channel is not None and not self._channel.closed
-
-    @property
-    def route(self) -> Route | None:
-        """How packets go to the far side, once there is a path."""
-        return self._link.route
-
-    async def opened(self) -> None:
-        """Return once the connection is open.
-
-        Raises:
-            PeerError: why it will not be: `peer-unavailable`, `negotiation-failed`, …
-        """
-        await asyncio.shield(self._opening)
-
-    async def closed(self) -> PeerError:
-        """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
-        return await self._link.ended()
 
     async def close(self, *, flush: bool = False) -> None:
         """End the connection; with `flush`, only after all that was sent has arrived.
@@ -119,8 +84,7 @@ class DataConnection(Emitter):
                 logger.info("%s: not flushed: %s", self.connection_id, error)
         self._discard = True
         self._room.set()
-        await self._link.close()
-        await self._finished.wait()
+        await super().close()
 
     async def _flush_close(self) -> None:
         assert self._channel is not None
@@ -221,34 +185,20 @@ class DataConnection(Emitter):
 
     # For Peer ---------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        """The whole life: negotiate, read until the end, clean up. Peer owns the task."""
-        try:
-            if self.outgoing:
-                sdp = await self._link.offer(self.label, ordered=self.reliable)
-                self._signal(replace(self._offer, label=self.label, reliable=self.reliable, sdp=sdp))
-            else:
-                sdp = await self._link.answer(self._offer.sdp)
-                self._signal(Answer(self.peer, self.connection_id, "data", sdp))
-            self._channel = await self._link.channel()
-            self._opening.set_result(None)
-            self.emit("open")
-            await self._read(self._channel)
-            await self._link.close()
-        except PeerError as failure:
-            await self._link.close(failure)
-        except Exception as failure:
-            logger.exception("%s: a fault", self.connection_id)
-            await self._link.close(WebRTCError(f"the connection failed: {failure!r}"))
-        error = await self._link.ended()
-        if not self._opening.done():
-            self._opening.set_exception(error)
-            self._opening.exception()  # whoever waits gets it; nobody need wait
+    async def _live(self) -> None:
+        if self.outgoing:
+            sdp = await self._link.offer(self.label, ordered=self.reliable)
+            self._signal(replace(self._offer, label=self.label, reliable=self.reliable, sdp=sdp))
+        else:
+            sdp = await self._link.answer(self._offer.sdp)
+            self._signal(Answer(self.peer, self.connection_id, "data", sdp))
+        self._channel = await self._link.channel()
+        self._opening.set_result(None)
+        self.emit("open")
+        await self._read(self._channel)
+
+    def _ended(self, error: PeerError) -> None:
         self._unread.put_nowait(_End(error))
-        self._finished.set()
-        if not isinstance(error, ConnectionClosed):
-            self.emit("error", error)
-        self.emit("close")
 
     async def _read(self, channel: Channel) -> None:
         async for wire in channel:
@@ -287,34 +237,6 @@ class DataConnection(Emitter):
     def _listener_ended(self, task: asyncio.Task[None]) -> None:
         super()._listener_ended(task)
         self._room.set()
-
-    def _fail(self, error: PeerError) -> None:
-        """End a connection that is not open yet, for a reason the broker gave."""
-        if not self._opening.done():
-            self._link.end(error)
-
-    def _handle(self, message: Answer | Candidate) -> None:
-        """Take what the far side says through the broker."""
-        if isinstance(message, Candidate):
-            self._link.add_candidate(message.candidate)
-        elif self.outgoing:
-            self._link.accept(message.sdp)
-
-    def _ice_state_changed(self, state: str) -> None:
-        self.emit("iceStateChanged", state)
-
-    def _trickle(self, candidate: Trickle) -> None:
-        self._signal(
-            Candidate(
-                self.peer,
-                self.connection_id,
-                "data",
-                candidate.candidate,
-                candidate.sdp_mid,
-                candidate.sdp_mline_index,
-                candidate.username_fragment,
-            )
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from peercli.errors import (
     Declined,
@@ -32,9 +32,11 @@ from peercli.options import (
     random_token,
 )
 from peercli.peer.broker import BrokerSocket, Event
+from peercli.peer.connection import Connection
 from peercli.peer.data import DataConnection
 from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
+from peercli.peer.media import MediaConnection, check_video_codec
 from peercli.protocol.messages import (
     MAX_ID_LENGTH,
     MAX_LABEL_LENGTH,
@@ -46,8 +48,11 @@ from peercli.protocol.messages import (
 )
 from peercli.protocol.signaling import Failed, Lost, Opened, Received
 from peercli.protocol.values import check_shape
+from peercli.rtc.media import MediaStream
 
 __all__ = ["Peer"]
+
+C = TypeVar("C")
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +70,8 @@ class Peer(Emitter):
             conn = await peer.connect("bob")
             await conn.send("hello")
 
-    Events: `open` (id), `connection` (DataConnection), `disconnected` (id), `close` (), `error` (PeerError),
-    and, beyond PeerJS, `reconnecting` (attempt, delay in seconds).
+    Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
+    (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -75,6 +80,8 @@ class Peer(Emitter):
         ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
         relay: connect only through TURN.
         admit: called with each offer; False declines it.
+        take_calls: keep calls for `accept_call`. Otherwise those that no listener to `call` hears of are
+            declined.
         max_connections: open or in the making, and as many that nobody has accepted; further offers are
             declined.
 
@@ -92,6 +99,7 @@ class Peer(Emitter):
         ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
         relay: bool = False,
         admit: Callable[[Offer], bool] | None = None,
+        take_calls: bool = False,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__()
@@ -104,13 +112,15 @@ class Peer(Emitter):
         self.relay = relay
         self.max_connections = max_connections
         self._admit = admit
+        self._take_calls = take_calls
         self._socket: BrokerSocket | None = None
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self._destroyed = False
         self._gone = asyncio.Event()  # nothing is left but listeners
-        self._connections: dict[str, DataConnection] = {}
+        self._connections: dict[str, DataConnection | MediaConnection] = {}
         self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()  # None: see what _refusal says
+        self._calls: asyncio.Queue[MediaConnection | None] = asyncio.Queue()  # the same
         self._refusal: PeerError | None = None
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -282,17 +292,7 @@ class Peer(Emitter):
         connection = self.dial(
             peer, label=label, metadata=metadata, serialization=serialization, reliable=reliable
         )
-        try:
-            async with asyncio.timeout(timeout):
-                await connection.opened()
-        except BaseException as error:
-            await connection.close()
-            if not isinstance(error, TimeoutError):
-                raise
-            raise TimedOut(
-                f"the peer {peer} did not answer within {timeout:g} s",
-                hint="the broker knows it, or has not said otherwise; is it busy, or gone without a word?",
-            ) from None
+        await self._open_in_time(connection, timeout)
         return connection
 
     def dial(
@@ -312,6 +312,16 @@ class Peer(Emitter):
             UsageError: it is our own id, there are too many connections, the serialization is unknown, the
                 label is too long, or the metadata is no JSON.
         """
+        self._check_can_reach(peer, metadata)
+        if label is not None and len(label.encode(errors="replace")) > MAX_LABEL_LENGTH:
+            raise UsageError(f"a label has at most {MAX_LABEL_LENGTH} bytes")
+        connection_id = f"dc_{random_id()}"
+        offer = Offer(
+            peer, connection_id, "data", "", metadata, label or connection_id, reliable, serialization
+        )
+        return self._adopt(offer, outgoing=True)
+
+    def _check_can_reach(self, peer: str, metadata: Any) -> None:
         if self._opening is None or self._destroyed:
             raise Disconnected("this peer has left its broker, so it cannot connect")
         if self.active >= self.max_connections:
@@ -320,18 +330,25 @@ class Peer(Emitter):
             raise InvalidID(f"no peer has the id {peer[:80]!r}")
         if peer == self.id:
             raise UsageError("a peer cannot connect to itself")
-        if label is not None and len(label.encode(errors="replace")) > MAX_LABEL_LENGTH:
-            raise UsageError(f"a label has at most {MAX_LABEL_LENGTH} bytes")
         try:
             check_shape(metadata)
             json.dumps(metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise UsageError(f"the metadata is not JSON: {error}") from None
-        connection_id = f"dc_{random_id()}"
-        offer = Offer(
-            peer, connection_id, "data", "", metadata, label or connection_id, reliable, serialization
-        )
-        return self._adopt(offer, outgoing=True)
+
+    async def _open_in_time(self, connection: Connection, timeout: float | None) -> None:
+        """Wait until a connection is open; one that will not be is closed."""
+        try:
+            async with asyncio.timeout(timeout):
+                await connection.opened()
+        except BaseException as error:
+            await connection.close()
+            if not isinstance(error, TimeoutError):
+                raise
+            raise TimedOut(
+                f"the peer {connection.peer} did not answer within {timeout:g} s",
+                hint="the broker knows it, or has not said otherwise; is it busy, or gone without a word?",
+            ) from None
 
     async def accept(self) -> DataConnection:
         """The next connection that somebody opens to us, once it is open.
@@ -343,18 +360,22 @@ class Peer(Emitter):
             Disconnected: the peer was destroyed.
             IdentityRefused: after an outage the broker did not take us back.
         """
+        return await self._next(self._incoming)
+
+    async def _next(self, queue: asyncio.Queue[C | None]) -> C:
         while True:
-            connection = await self._incoming.get()
+            connection = await queue.get()
             if connection is not None:
                 return connection
             if self._refusal is not None:
-                self._incoming.put_nowait(None)
+                queue.put_nowait(None)
                 raise self._refusal
 
     def _refuse(self, error: PeerError) -> None:
-        """Let `accept` raise, once what is queued has been accepted."""
+        """Let `accept` and `accept_call` raise, once what is queued has been accepted."""
         self._refusal = error
         self._incoming.put_nowait(None)
+        self._calls.put_nowait(None)
 
     async def connections(self) -> AsyncIterator[DataConnection]:
         """Each connection that others open to us; ends when the peer is destroyed, raises as `accept`."""
@@ -365,6 +386,86 @@ class Peer(Emitter):
                 return
             yield connection
 
+    # Calls ------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        peer: str,
+        stream: MediaStream | None = None,
+        *,
+        metadata: Any = None,
+        sdp_transform: Callable[[str], str] | None = None,
+        video_codec: str | None = None,
+        bitrate: int | None = None,
+        timeout: float | None = CONNECT_TIMEOUT,
+    ) -> MediaConnection:
+        """Call another peer, and wait until it has answered and the call stands.
+
+        Args:
+            peer: its id.
+            stream: what to send; without, the call is one-way. Its tracks are stopped when the call ends.
+            metadata: any JSON value, for the far side to see before it answers.
+            sdp_transform: is given our session description, and gives the one to use.
+            video_codec: vp8 or h264, where the far side has it.
+            bitrate: bit/s of video at most; by default what its size asks for.
+            timeout: seconds until `TimedOut`.
+
+        Raises:
+            PeerError: as `connect`.
+        """
+        connection = self.ring(
+            peer,
+            stream,
+            metadata=metadata,
+            sdp_transform=sdp_transform,
+            video_codec=video_codec,
+            bitrate=bitrate,
+        )
+        await self._open_in_time(connection, timeout)
+        return connection
+
+    def ring(
+        self,
+        peer: str,
+        stream: MediaStream | None = None,
+        *,
+        metadata: Any = None,
+        sdp_transform: Callable[[str], str] | None = None,
+        video_codec: str | None = None,
+        bitrate: int | None = None,
+    ) -> MediaConnection:
+        """Begin a call without waiting for its answer: PeerJS's own `call`.
+
+        Raises:
+            Disconnected: this peer has left its broker.
+            InvalidID: nobody can have this id.
+            UsageError: it is our own id, there are too many connections, there is no such codec, or the
+                metadata is no JSON.
+        """
+        self._check_can_reach(peer, metadata)
+        check_video_codec(video_codec)
+        connection = self._adopt_call(Offer(peer, f"mc_{random_id()}", "media", "", metadata), outgoing=True)
+        connection._configure(stream, sdp_transform, video_codec, bitrate)
+        return connection
+
+    async def accept_call(self) -> MediaConnection:
+        """The next call that comes, for us to `answer` or `decline`: with `take_calls`.
+
+        May be cancelled without losing one. Raises as `accept`.
+        """
+        return await self._next(self._calls)
+
+    async def calls(self) -> AsyncIterator[MediaConnection]:
+        """Each call that comes; ends when the peer is destroyed, raises as `accept_call`."""
+        while True:
+            try:
+                call = await self.accept_call()
+            except Disconnected:
+                return
+            yield call
+
+    # Both -------------------------------------------------------------------------------------
+
     def _adopt(self, offer: Offer, *, outgoing: bool) -> DataConnection:
         connection = DataConnection(
             offer,
@@ -373,13 +474,27 @@ class Peer(Emitter):
             relay=self.relay,
             signal=self._require_socket().send,
         )
-        self._connections[offer.connection_id] = connection
-        self._spawn(self._attend(connection))
+        if not outgoing:
+            connection.once("open", lambda: self._announce(connection))
+        self._take(connection)
         return connection
 
-    async def _attend(self, connection: DataConnection) -> None:
-        if not connection.outgoing:
-            connection.once("open", lambda: self._announce(connection))
+    def _adopt_call(self, offer: Offer, *, outgoing: bool) -> MediaConnection:
+        connection = MediaConnection(
+            offer,
+            outgoing=outgoing,
+            ice_servers=self.ice_servers,
+            relay=self.relay,
+            signal=self._require_socket().send,
+        )
+        self._take(connection)
+        return connection
+
+    def _take(self, connection: DataConnection | MediaConnection) -> None:
+        self._connections[connection.connection_id] = connection
+        self._spawn(self._attend(connection))
+
+    async def _attend(self, connection: DataConnection | MediaConnection) -> None:
         try:
             await connection._run()
         finally:
@@ -393,10 +508,8 @@ class Peer(Emitter):
 
     def _on_message(self, message: object) -> None:
         match message:
-            case Offer(kind="data"):
+            case Offer():
                 self._on_offer(message)
-            case Offer():  # a call, and nobody here answers calls
-                self._decline(message)
             case Answer() | Candidate():
                 connection = self._connections.get(message.connection_id)
                 if connection is not None and connection.peer == message.peer:
@@ -428,8 +541,10 @@ class Peer(Emitter):
         if not self._admits(offer):
             self._decline(offer)
             return
+        connection: DataConnection | MediaConnection
         try:
-            connection = self._adopt(offer, outgoing=False)
+            adopt = self._adopt if offer.kind == "data" else self._adopt_call
+            connection = adopt(offer, outgoing=False)
         except UsageError as error:
             self._decline(offer)
             self.emit("error", ProtocolError(f"{offer.peer} offers what cannot be taken: {error}"))
@@ -437,10 +552,15 @@ class Peer(Emitter):
         for candidate in self._early.pop(offer.connection_id, ()):
             if candidate.peer == offer.peer:
                 connection._handle(candidate)
-        self.emit("connection", connection)
+        if isinstance(connection, DataConnection):
+            self.emit("connection", connection)
+        elif not self.emit("call", connection):
+            self._calls.put_nowait(connection)
 
     def _admits(self, offer: Offer) -> bool:
-        if max(self.active, self._incoming.qsize()) >= self.max_connections:
+        if max(self.active, self._incoming.qsize(), self._calls.qsize()) >= self.max_connections:
+            return False
+        if offer.kind == "media" and not self._take_calls and not self.listeners("call"):
             return False
         try:
             return self._admit is None or self._admit(offer)
@@ -459,7 +579,7 @@ class Peer(Emitter):
         while len(self._early) > MAX_EARLY_CONNECTIONS:
             self._early.popitem(last=False)
 
-    def _with(self, peer: str) -> list[DataConnection]:
+    def _with(self, peer: str) -> list[DataConnection | MediaConnection]:
         return [connection for connection in self._connections.values() if connection.peer == peer]
 
     def _require_socket(self) -> BrokerSocket:

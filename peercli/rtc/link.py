@@ -25,6 +25,7 @@ from peercli.options import IceServer
 from peercli.rtc.channel import Channel
 from peercli.rtc.datapath import PeerConnection
 from peercli.rtc.ice import Agent, gather_from_servers
+from peercli.rtc.media import Media
 
 __all__ = ["Link", "Route", "Trickle"]
 
@@ -72,6 +73,7 @@ class Link:
     Args:
         servers: every one is asked, all at once.
         relay: only through TURN.
+        media: what a call carries beside its data channel; without, sections for it are refused.
         on_candidate: called for each local candidate that was found after the description was made.
         on_state: called with W3C's `iceConnectionState` each time that it changes.
     """
@@ -81,11 +83,13 @@ class Link:
         servers: Sequence[IceServer],
         *,
         relay: bool,
+        media: Media | None = None,
         on_candidate: Callable[[Trickle], None],
         on_state: Callable[[str], None] = lambda state: None,
     ) -> None:
         self._servers = servers
         self._relay = relay
+        self._media = media
         self._on_candidate = on_candidate
         policy = RTCIceTransportPolicy.RELAY if relay else RTCIceTransportPolicy.ALL
         self._pc = PeerConnection(
@@ -117,6 +121,10 @@ class Link:
         Raises:
             NegotiationFailed: there is not one local address to offer.
         """
+        if (
+            self._media is not None
+        ):  # first: aiortc lets the channel join its transport, not the other way round
+            self._media.offer(self._pc)
         self._adopt(self._pc.open_channel(label, ordered=ordered))
         return await self._describe()
 
@@ -128,6 +136,8 @@ class Link:
             NegotiationFailed: there is not one local address to answer with.
         """
         await self._set_remote("offer", sdp)
+        if self._media is not None:
+            self._media.answer(self._pc)
         return await self._describe()
 
     def accept(self, sdp: str) -> None:
@@ -164,7 +174,11 @@ class Link:
         self._spawn(self._ice.addRemoteCandidate(parsed))
 
     async def _set_remote(self, kind: str, sdp: str) -> None:
-        if any(line.startswith("m=") and not line.startswith("m=application ") for line in sdp.splitlines()):
+        if self._media is not None:
+            self._media.check(sdp)
+        elif any(
+            line.startswith("m=") and not line.startswith("m=application ") for line in sdp.splitlines()
+        ):
             raise ProtocolError(f"the far side's {kind} is for a call, not for data")
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(_open_ended(sdp), kind))
@@ -174,7 +188,7 @@ class Link:
             ) from error
         if self._ended.done():  # meanwhile
             raise self._ended.result()
-        if self._pc.sctp is None:
+        if self._pc.sctp is None and (self._media is None or not self._pc.getTransceivers()):
             raise ProtocolError(f"the far side's {kind} has no data channel")
         early, self._early = self._early or [], None
         for text in early:
@@ -188,7 +202,7 @@ class Link:
         if self._relay:
             await self._first_relay(agent)
         try:
-            await self._pc.setLocalDescription()
+            await self._set_local()
         except InvalidStateError:  # closed meanwhile
             raise self._ended.result() from None
         if not agent.local_candidates:
@@ -197,6 +211,15 @@ class Link:
         if not self._relay:
             self._spawn(gather_from_servers(agent, self._servers, self._found))
         return _open_ended(self._pc.localDescription.sdp)
+
+    async def _set_local(self) -> None:
+        if self._media is None:
+            await self._pc.setLocalDescription()
+            return
+        offered = self._pc.signalingState == "have-remote-offer"
+        description = await (self._pc.createAnswer() if offered else self._pc.createOffer())
+        description.sdp = self._media.shape(description.sdp)
+        await self._pc.setLocalDescription(description)
 
     async def _first_relay(self, agent: Agent) -> None:
         found = asyncio.Event()
@@ -217,14 +240,14 @@ class Link:
             )
 
     def _found(self, candidate: Candidate) -> None:
-        assert self._pc.sctp is not None
-        mid = self._pc.sctp.mid or "0"
+        first = re.search(r"^a=mid:(\S+)", self._pc.localDescription.sdp, re.MULTILINE)
+        mid = first[1] if first else "0"
         self._on_candidate(Trickle(f"candidate:{candidate.to_sdp()}", mid, 0, self._agent.local_username))
 
     @property
     def _ice(self) -> RTCIceTransport:
-        assert self._pc.sctp is not None
-        return self._pc.sctp.transport.transport
+        everything = self._pc.sctp or self._pc.getTransceivers()[0].receiver  # they share one transport
+        return everything.transport.transport
 
     @property
     def _agent(self) -> Agent:
@@ -245,6 +268,22 @@ class Link:
         await channel.opened()
         return channel
 
+    @property
+    def has_channel(self) -> bool:
+        """Whether there is a data channel, or will be: calls of PeerJS before 1.5 have none."""
+        return self._pc.sctp is not None
+
+    async def established(self) -> None:
+        """Return once there is an encrypted path to the far side.
+
+        Raises:
+            PeerError: why there will be none.
+        """
+        either: set[asyncio.Future[Any]] = {self._established, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._ended.done():
+            raise self._ended.result()
+
     async def ended(self) -> PeerError:
         """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
         return await asyncio.shield(self._ended)
@@ -252,7 +291,7 @@ class Link:
     @property
     def route(self) -> Route | None:
         """How the packets go, once there is a path."""
-        if self._pc.sctp is None or (pair := self._agent.selected) is None:
+        if not (self._pc.sctp or self._pc.getTransceivers()) or (pair := self._agent.selected) is None:
             return None
         return Route(
             _address(*pair.local_addr),
@@ -272,6 +311,8 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._media is not None and self._pc.sctp is not None:
+            await self._pc.sctp.stop()  # first, for the far side to see: codecs take a moment to stop
         await self._pc.close()
 
     async def _watch(self) -> None:
@@ -284,6 +325,8 @@ class Link:
                 self.end(self._failure())
                 return
             await asyncio.wait({self._established}, timeout=patience)
+        if not self.has_channel:
+            return
         try:
             async with asyncio.timeout(CHANNEL_TIMEOUT):
                 await self.channel()

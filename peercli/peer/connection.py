@@ -1,0 +1,143 @@
+"""What every connection to a peer has in common, whether it carries data or a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from peercli.errors import ConnectionClosed, PeerError, WebRTCError
+from peercli.options import IceServer
+from peercli.peer.emitter import Emitter
+from peercli.protocol.messages import Answer, Candidate, Expire, Kind, Offer, PeerMessage
+from peercli.rtc.link import Link, Route, Trickle
+from peercli.rtc.media import Media
+
+__all__ = ["Connection", "Signal"]
+
+logger = logging.getLogger(__name__)
+
+Signal = Callable[[PeerMessage | Expire], None]
+"""Sends a message by way of the broker."""
+
+
+class Connection(Emitter, ABC):
+    """A connection to one peer (peerjs `lib/baseconnection.ts`).
+
+    Events: `close` (), `error` (PeerError), `iceStateChanged` (str).
+
+    Attributes:
+        peer: the far side's id.
+        connection_id: what both sides call this connection.
+        metadata: any JSON value given by the side that connected.
+        outgoing: whether this side connected.
+    """
+
+    type: Kind
+
+    def __init__(
+        self,
+        offer: Offer,
+        *,
+        outgoing: bool,
+        ice_servers: Sequence[IceServer],
+        relay: bool,
+        signal: Signal,
+        media: Media | None = None,
+    ) -> None:
+        super().__init__()
+        self.peer = offer.peer
+        self.connection_id = offer.connection_id
+        self.metadata = offer.metadata
+        self.outgoing = outgoing
+        self._offer = offer
+        self._signal = signal
+        self._link = Link(
+            ice_servers,
+            relay=relay,
+            media=media,
+            on_candidate=self._trickle,
+            on_state=self._ice_state_changed,
+        )
+        self._opening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished = asyncio.Event()
+
+    @property
+    def route(self) -> Route | None:
+        """How packets go to the far side, once there is a path."""
+        return self._link.route
+
+    async def opened(self) -> None:
+        """Return once the connection is open.
+
+        Raises:
+            PeerError: why it will not be: `peer-unavailable`, `negotiation-failed`, …
+        """
+        await asyncio.shield(self._opening)
+
+    async def closed(self) -> PeerError:
+        """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
+        return await self._link.ended()
+
+    async def close(self) -> None:
+        """End the connection; the far side is told."""
+        await self._link.close()
+        await self._finished.wait()
+
+    # For Peer ---------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """The whole life: negotiate, serve until the end, clean up. Peer owns the task."""
+        try:
+            await self._live()
+            await self._link.close()
+        except PeerError as failure:
+            await self._link.close(failure)
+        except Exception as failure:
+            logger.exception("%s: a fault", self.connection_id)
+            await self._link.close(WebRTCError(f"the connection failed: {failure!r}"))
+        error = await self._link.ended()
+        if not self._opening.done():
+            self._opening.set_exception(error)
+            self._opening.exception()  # whoever waits gets it; nobody need wait
+        self._ended(error)
+        self._finished.set()
+        if not isinstance(error, ConnectionClosed):
+            self.emit("error", error)
+        self.emit("close")
+
+    @abstractmethod
+    async def _live(self) -> None:
+        """Negotiate, set `_opening`, and serve until the far side closes; a PeerError ends the connection."""
+
+    def _ended(self, error: PeerError) -> None:
+        """The link has ended; the listeners have not been told yet."""
+
+    def _fail(self, error: PeerError) -> None:
+        """End a connection that is not open yet, for a reason the broker gave."""
+        if not self._opening.done():
+            self._link.end(error)
+
+    def _handle(self, message: Answer | Candidate) -> None:
+        """Take what the far side says through the broker."""
+        if isinstance(message, Candidate):
+            self._link.add_candidate(message.candidate)
+        elif self.outgoing:
+            self._link.accept(message.sdp)
+
+    def _ice_state_changed(self, state: str) -> None:
+        self.emit("iceStateChanged", state)
+
+    def _trickle(self, candidate: Trickle) -> None:
+        self._signal(
+            Candidate(
+                self.peer,
+                self.connection_id,
+                self.type,
+                candidate.candidate,
+                candidate.sdp_mid,
+                candidate.sdp_mline_index,
+                candidate.username_fragment,
+            )
+        )
