@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,17 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 
+_home = tempfile.TemporaryDirectory(prefix="peercli-tests-", ignore_cleanup_errors=True)
+
+
 def pytest_configure() -> None:
-    """What the tests start is to be ended by SIGHUP, also where the tests themselves run under nohup."""
+    """Keep what the tests start apart from the user's own configuration and keys, and from nohup's SIGHUP."""
+    os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_DATA_HOME"] = _home.name
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_unconfigure() -> None:
+    _home.cleanup()
 
 
 def pytest_collection_finish() -> None:

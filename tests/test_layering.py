@@ -21,13 +21,14 @@ _GROUND = _FLOOR | {"options", "protocol", "sctp"}
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "options": _FLOOR,
+    "config": _FLOOR | {"options"},
     "protocol": _FLOOR,
     "sctp": _FLOOR,
     "rtc": _GROUND,
     "peer": _GROUND | {"rtc"},
     "server": _GROUND,
     "services": _GROUND | {"peer", "server"},
-    "cli": _GROUND | {"peer", "server", "services"},
+    "cli": _GROUND | {"config", "peer", "server", "services"},
     "__main__": {"cli"},
     "__init__": _GROUND | {"peer", "server"},
 }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import peercli
+from peercli.cli.command import Command, Configured, Group
+from peercli.cli.config import config
 from peercli.cli.connect import connect
 from peercli.cli.demo import demo
 from peercli.cli.listen import listen
+from peercli.cli.options import ConfigOption, ProfileOption
 from peercli.cli.peers import peers
 from peercli.cli.pipe import pipe
 from peercli.cli.receive_file import receive_file
@@ -20,31 +25,8 @@ from peercli.cli.server import server
 __all__ = ["app"]
 
 
-class _Plain:
-    """Help without the noise: no type where there is no value, no braces around what must be given."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
-                parameter.metavar = ""
-        return parameters
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
-        return [piece.strip("{}") for piece in pieces]
-
-
-class _Command(_Plain, TyperCommand):
-    pass
-
-
-class _Group(_Plain, TyperGroup):
-    pass
-
-
 app = typer.Typer(
-    cls=_Group,
+    cls=Group,
     help="PeerJS for the shell: join two machines, or a machine and a browser page, directly over WebRTC.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,10 +48,32 @@ def _root(
 ) -> None: ...
 
 
+def _configurable(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options that `Configured` heeds before it looks at any other."""
+
+    @functools.wraps(command)
+    def configured(*, config: str | None, profile: str | None, **options: Any) -> None:
+        command(**options)
+
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in (("config", ConfigOption), ("profile", ProfileOption))
+    ]
+    described: Any = configured
+    described.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+    return configured
+
+
 for _command in (listen, connect, send_file, receive_file, pipe, server, peers, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
     *_paragraphs, _example = filter(None, _paragraphs)
-    app.command(
-        _command.__name__.replace("_", "-"), cls=_Command, help="\n\n".join(_paragraphs), epilog=_example
-    )(_command)
+    _named = app.command(
+        _command.__name__.replace("_", "-"),
+        cls=Command if _command is demo else Configured,
+        help="\n\n".join(_paragraphs),
+        epilog=_example,
+    )
+    _named(_command if _command is demo else _configurable(_command))
+app.add_typer(config, name="config")

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_SERVER",
+    "ConfigOption",
     "IceOption",
     "IdOption",
     "JsonOption",
+    "ProfileOption",
     "QuietOption",
     "RelayOption",
     "ServerOption",
@@ -43,6 +45,7 @@ __all__ = [
 
 _NETWORK = "Network"
 _OUTPUT = "Output"
+_CONFIG = "Configuration"
 
 
 def at_least(least: float, value: float) -> float:
@@ -125,6 +128,29 @@ VerboseOption = Annotated[
         help="Say more; repeat for more.",
         show_default=False,
         rich_help_panel=_OUTPUT,
+    ),
+]
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        envvar="PEERCLI_CONFIG",
+        metavar="FILE",
+        help="Take defaults and contacts from here.",
+        show_default=False,
+        rich_help_panel=_CONFIG,
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        envvar="PEERCLI_PROFILE",
+        metavar="NAME",
+        help="Take this profile of them.",
+        show_default=False,
+        rich_help_panel=_CONFIG,
     ),
 ]
 

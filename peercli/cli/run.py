@@ -48,6 +48,9 @@ def _invoke(app: typer.Typer) -> int:
         code = app(prog_name="peercli", standalone_mode=False)
     except SystemExit as leaving:  # typer's way to say that nobody reads the help
         return Exit.BROKEN_PIPE if leaving.code else Exit.DONE
+    except PeerError as error:
+        asyncio.run(_console().fail(error, exit_for(error)))
+        return exit_for(error)
     except Exception as error:
         # A usage error, whichever class it has in the version of typer that is installed.
         explain, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
@@ -60,10 +63,14 @@ def _invoke(app: typer.Typer) -> int:
             usage = UsageError(
                 message[:1].lower() + message[1:], hint=f"{command} --help tells what there is"
             )
-            console = Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
-            asyncio.run(console.fail(usage, Exit.USAGE))
+            asyncio.run(_console().fail(usage, Exit.USAGE))
         return Exit.USAGE
     return code if isinstance(code, int) else Exit.DONE
+
+
+def _console() -> Console:
+    """The console of a command line that was not understood."""
+    return Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
 
 
 def _fill_closed_descriptors() -> None:

@@ -1,0 +1,124 @@
+"""What every command of the tree has in common: plain help, and defaults from the configuration file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.config import Config, Setting
+
+__all__ = ["Command", "Configured", "Group", "as_given", "read_config"]
+
+NOT_CONFIGURABLE = {"config", "profile", "help", "version"}
+NAMES = {"peer_id", "allow"}  # parameters that take ids of peers, and so the names of contacts
+
+
+class _Plain:
+    """Help without the noise: no type where there is no value, no braces around what must be given."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
+        return [piece.strip("{}") for piece in pieces]
+
+
+class Group(_Plain, TyperGroup):
+    """A command that has commands."""
+
+
+class Command(_Plain, TyperCommand):
+    """A command."""
+
+
+class Configured(Command):
+    """A command with defaults from the configuration file, whose contacts stand for ids of peers."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[0]
+        if ctx.resilient_parsing or given.get("help"):
+            return super().parse_args(ctx, args)
+        config = read_config(ctx.parent.command, given.get("config"))
+        settings = config.for_command(str(ctx.info_name), given.get("profile") or _environment("PROFILE"))
+        parameters = {option: parameter for parameter in self.params for option in _long(parameter)}
+        ctx.default_map = {
+            parameters[name].name: as_given(parameters[name], setting.value)
+            for name, setting in settings.items()
+            if name in parameters
+        }
+        try:
+            rest = super().parse_args(ctx, args)
+        except Exception as error:
+            if refused := _refused(error, ctx, settings):
+                raise refused from None
+            raise
+        for name in NAMES & ctx.params.keys():
+            ctx.params[name] = _resolve(ctx.params[name], config.contacts)
+        return rest
+
+
+def _long(parameter: Any) -> list[str]:
+    """The long names of an option, without dashes; none of an argument."""
+    return [name[2:] for name in parameter.opts if name.startswith("--")]
+
+
+def _options_of(group: Any) -> dict[str, set[str]]:
+    """By command, the options that a configuration file can set."""
+    return {
+        name: {option for parameter in command.params for option in _long(parameter)} - NOT_CONFIGURABLE
+        for name, command in group.commands.items()
+        if isinstance(command, Configured)
+    }
+
+
+def read_config(group: Any, path: str | None) -> Config:
+    """The file that `--config`, `PEERCLI_CONFIG` or the platform names; only the last one may be missing.
+
+    Raises:
+        UsageError: it cannot be used; says in which line.
+    """
+    from peercli.config import default_path, read  # for those who come so far
+
+    named = path or _environment("CONFIG")
+    return read(Path(named) if named else default_path(), _options_of(group), required=bool(named))
+
+
+def _environment(name: str) -> str:
+    return os.environ.get(f"PEERCLI_{name}", "")
+
+
+def as_given(parameter: Any, value: Any) -> Any:
+    """A value of the file as an option takes it: a list where it can be repeated, `~` for the home."""
+    if isinstance(value, list):
+        return [as_given(parameter, each) for each in value] if parameter.multiple else ",".join(value)
+    if isinstance(value, str) and value.startswith("~/"):
+        value = os.path.expanduser(value)
+    return [value] if parameter.multiple else value
+
+
+def _refused(error: Exception, ctx: Any, settings: dict[str, Setting]) -> UsageError | None:
+    """What a value of the file is refused for, with its place; None if it is not the file's."""
+    parameter = getattr(error, "param", None)
+    source = ctx.get_parameter_source(parameter.name) if parameter is not None else None
+    if parameter is None or source is None or source.name != "DEFAULT_MAP":
+        return None
+    place = next(settings[name].place for name in _long(parameter) if name in settings)
+    message = getattr(error, "message", str(error)).rstrip(".")
+    return UsageError(f"{place}: {_long(parameter)[0]}: {message}")
+
+
+def _resolve(value: Any, contacts: Any) -> Any:
+    if isinstance(value, list):
+        return [_resolve(each, contacts) for each in value]
+    return contacts.get(value, value)

@@ -1,0 +1,106 @@
+"""peercli config."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from peercli.cli.command import Command, Group, as_given, read_config
+from peercli.cli.console import printable
+from peercli.cli.options import ConfigOption, ProfileOption
+from peercli.errors import UsageError
+
+__all__ = ["config"]
+
+SECRETS = {"token", "secret"}
+
+config = typer.Typer(
+    cls=Group,
+    help="Say where the configuration file is, what it sets, and whether it is good.",
+    no_args_is_help=True,
+    epilog="Example: peercli config show listen",
+)
+
+
+@config.command(cls=Command)
+def path() -> None:
+    """Print where the file is, whether or not there is one."""
+    from peercli.config import default_path
+
+    typer.echo(os.environ.get("PEERCLI_CONFIG") or default_path())
+
+
+@config.command(cls=Command)
+def check(ctx: typer.Context, file: ConfigOption = None) -> None:
+    """Read the file, and say what is wrong with it and in which line. Exit code 2 if anything is."""
+    tree = _tree(ctx)
+    found = read_config(tree, file)
+    for profile in found.settings:
+        for name, command in tree.commands.items():
+            for setting in found.for_command(name, profile).values():
+                _try(command, setting)
+    typer.echo(
+        f"{found.path} is good." if found.path.exists() else f"There is no {found.path}: all is default."
+    )
+
+
+@config.command(cls=Command)
+def show(
+    ctx: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="Whose options to show.", show_default=True)
+    ] = "listen",
+    file: ConfigOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Print what a command's options are set to, and where each value comes from. Secrets are not shown."""
+    tree = _tree(ctx)
+    if name not in tree.commands:
+        raise UsageError(f"there is no command {name!r}")
+    settings = read_config(tree, file).for_command(name, profile or "")
+    for parameter in tree.commands[name].params:
+        options = [option for option in parameter.opts if option.startswith("--")]
+        if options and options[0] not in {"--config", "--profile"}:
+            value, source = _value(parameter, settings.get(options[0][2:]), ctx)
+            typer.echo(f"{options[0][2:]} = {_shown(options[0][2:], value)}  # {source}")
+
+
+def _tree(ctx: Any) -> Any:
+    return ctx.parent.parent.command
+
+
+def _value(parameter: Any, setting: Any, ctx: Any) -> tuple[Any, str]:
+    if (value := parameter.value_from_envvar(ctx)) is not None:
+        return value, str(parameter.envvar)
+    if setting is not None:
+        return as_given(parameter, setting.value), setting.place
+    return parameter.get_default(ctx), "default"
+
+
+def _shown(option: str, value: Any) -> str:
+    from peercli.options import parse_ice_server
+
+    if value is None:
+        return "-"
+    if option in SECRETS:
+        return "…"
+    if option == "ice":
+        return " ".join("none" if url == "none" else str(parse_ice_server(url)) for url in value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return printable(str(getattr(value, "value", value)))
+
+
+def _try(command: Any, setting: Any) -> None:
+    parameter = next((each for each in command.params if f"--{setting.option}" in each.opts), None)
+    if parameter is None:
+        return
+    try:
+        parameter.process_value(
+            command.make_context(command.name, [], resilient_parsing=True), as_given(parameter, setting.value)
+        )
+    except Exception as error:  # noqa: BLE001  whichever class it has in the version of typer
+        message = getattr(error, "message", str(error)).rstrip(".")
+        raise UsageError(f"{setting.place}: {setting.option}: {message}") from None
