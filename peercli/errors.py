@@ -175,9 +175,13 @@ class Declined(PeerError):
 
 
 class AuthenticationFailed(PeerError):
-    """The far side could not prove who it is."""
+    """The far side could not prove who it is, or we could not. `reason` is for the far side to be told."""
 
     type = "authentication-failed"
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "protocol") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class StorageFailed(PeerError):

@@ -15,6 +15,8 @@ from peercli.cli.options import (
     JsonOption,
     QuietOption,
     RelayOption,
+    SecretFileOption,
+    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -81,6 +83,8 @@ def connect(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -100,7 +104,9 @@ def connect(
         from peercli.services.dial import dialled
 
         known_metadata = parse_metadata(metadata)
-        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay)
+        peer = make_peer(
+            server=server, id=id, token=token, ice=ice, relay=relay, secret=secret, secret_file=secret_file
+        )
         async with (
             dialled(
                 peer,

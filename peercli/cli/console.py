@@ -24,6 +24,7 @@ from peercli.services.events import (
     Open,
     Progress,
     Reconnecting,
+    Refused,
     RouteFound,
     Serving,
     Stream,
@@ -183,6 +184,8 @@ class Console:
                     self.status(f"    {command}")
             case Reconnecting(attempt, delay):
                 self.status(f"The broker is away; attempt {attempt} to come back in {delay:.1f} s")
+            case Refused(peer, _, message):
+                self.status(f"Refused {peer}: {message}")
             case Connection(peer, _, label, _, serialization):
                 self.status(f"Connected with {peer} ({label}, {serialization})", level=1)
             case RouteFound(_, local, remote, relayed):

@@ -15,6 +15,8 @@ from peercli.cli.options import (
     JsonOption,
     QuietOption,
     RelayOption,
+    SecretFileOption,
+    SecretOption,
     ServerOption,
     TokenOption,
     VerboseOption,
@@ -73,6 +75,8 @@ def listen(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -86,10 +90,10 @@ def listen(
     """
 
     async def work(console: Console) -> None:
-        if exec_command is not None and not (allow or allow_anyone):
+        if exec_command is not None and not (allow or secret or secret_file or allow_anyone):
             raise UsageError(
                 "--exec would let anybody who knows the id run the command",
-                hint="name who may with --allow ID, or say --allow-anyone",
+                hint="name who may with --allow ID, set a --secret, or say --allow-anyone",
             )
         from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
@@ -114,6 +118,8 @@ def listen(
                 token=token,
                 ice=ice,
                 relay=relay,
+                secret=secret,
+                secret_file=secret_file,
                 admit=listener.admit,
                 max_connections=1 if once else max_peers,
             )

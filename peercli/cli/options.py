@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,8 @@ __all__ = [
     "ProfileOption",
     "QuietOption",
     "RelayOption",
+    "SecretFileOption",
+    "SecretOption",
     "ServerOption",
     "TimeoutOption",
     "TokenOption",
@@ -40,10 +44,12 @@ __all__ = [
     "make_console",
     "make_ice_servers",
     "make_peer",
+    "make_secret",
     "parse_metadata",
 ]
 
 _NETWORK = "Network"
+_TRUST = "Trust"
 _OUTPUT = "Output"
 _CONFIG = "Configuration"
 
@@ -101,6 +107,28 @@ IceOption = Annotated[
 ]
 RelayOption = Annotated[
     bool, typer.Option("--relay", help="Connect only through TURN.", rich_help_panel=_NETWORK)
+]
+SecretOption = Annotated[
+    str | None,
+    typer.Option(
+        "--secret",
+        envvar="PEERCLI_SECRET",
+        metavar="TEXT",
+        help="Both sides must prove to know it before anything passes; - asks for it.",
+        show_default=False,
+        show_envvar=True,
+        rich_help_panel=_TRUST,
+    ),
+]
+SecretFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--secret-file",
+        metavar="FILE",
+        help="The secret is the first line of this.",
+        show_default=False,
+        rich_help_panel=_TRUST,
+    ),
 ]
 TimeoutOption = Annotated[
     float,
@@ -181,6 +209,8 @@ def make_peer(
     token: str | None,
     ice: list[str] | None,
     relay: bool,
+    secret: str | None = None,
+    secret_file: str | None = None,
     admit: Callable[[Offer], bool] | None = None,
     max_connections: int | None = None,
 ) -> Peer:
@@ -190,6 +220,7 @@ def make_peer(
         UsageError, InvalidID: one of them cannot be used.
     """
     broker, ice_servers = make_broker(server), make_ice_servers(ice)
+    secret = make_secret(secret, secret_file)
     from peercli.peer.peer import MAX_CONNECTIONS, Peer  # a WebRTC stack: only once the options are good
 
     return Peer(
@@ -198,9 +229,29 @@ def make_peer(
         token=token,
         ice_servers=ice_servers,
         relay=relay,
+        secret=secret,
         admit=admit,
         max_connections=max_connections or MAX_CONNECTIONS,
     )
+
+
+def make_secret(secret: str | None, secret_file: str | None) -> str | None:
+    """The secret that `--secret`, its environment variable or `--secret-file` gives; raises UsageError."""
+    if secret_file is not None:
+        if secret is not None and secret != os.environ.get("PEERCLI_SECRET"):
+            raise UsageError("--secret and --secret-file say the same thing twice")
+        try:
+            with open(secret_file, encoding="utf-8") as file:
+                secret = file.readline().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the secret cannot be read: {error}") from None
+    elif secret == "-":
+        if not os.isatty(2):
+            raise UsageError("there is no terminal to ask for the secret", hint="use --secret-file")
+        secret = getpass.getpass("Secret: ")
+    if secret == "":
+        raise UsageError("the secret is empty")
+    return secret
 
 
 def parse_metadata(text: str | None) -> Any:

@@ -15,6 +15,8 @@ from peercli.cli.options import (
     JsonOption,
     QuietOption,
     RelayOption,
+    SecretFileOption,
+    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -43,6 +45,8 @@ def pipe(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -64,7 +68,16 @@ def pipe(
         from peercli.services.pipe import PIPE, Pipe
         from peercli.services.streams import FdSource
 
-        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay, max_connections=1)
+        peer = make_peer(
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            secret=secret,
+            secret_file=secret_file,
+            max_connections=1,
+        )
         meeting = (
             called(peer, console.report)
             if peer_id is None

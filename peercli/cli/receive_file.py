@@ -15,6 +15,8 @@ from peercli.cli.options import (
     JsonOption,
     QuietOption,
     RelayOption,
+    SecretFileOption,
+    SecretOption,
     ServerOption,
     TokenOption,
     VerboseOption,
@@ -62,6 +64,8 @@ def receive_file(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -82,7 +86,16 @@ def receive_file(
             raise UsageError("-o takes one file, to one place: without --save-dir and --keep-open")
         place = Outlet(1) if output == "-" else output and single_file(output, on_conflict=on_conflict.value)
         limit = parse_size(max_size, "--max-size")
-        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay, admit=is_file_offer)
+        peer = make_peer(
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            secret=secret,
+            secret_file=secret_file,
+            admit=is_file_offer,
+        )
         with transfer_view(console, "Receiving") as view:
             inbox = inbox_for(
                 view,

@@ -15,6 +15,8 @@ from peercli.cli.options import (
     JsonOption,
     QuietOption,
     RelayOption,
+    SecretFileOption,
+    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -67,6 +69,8 @@ def send_file(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,7 +90,9 @@ def send_file(
         from peercli.services.files.sending import Sending, send_files
 
         rate = parse_size(limit_rate, "--limit-rate")
-        peer = make_peer(server=server, id=id, token=token, ice=ice, relay=relay)
+        peer = make_peer(
+            server=server, id=id, token=token, ice=ice, relay=relay, secret=secret, secret_file=secret_file
+        )
         selection = select_files(paths, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
         with (
             transfer_view(console, "Sending") as view,

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 
 from peercli.errors import ConnectionClosed, PeerError, WebRTCError
 from peercli.options import IceServer
+from peercli.peer.auth import Gate, unlike
 from peercli.peer.emitter import Emitter
+from peercli.protocol.auth import Proven
 from peercli.protocol.messages import Answer, Candidate, Expire, Kind, Offer, PeerMessage
+from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link, Route, Trickle
 from peercli.rtc.media import Media
 
@@ -25,13 +28,15 @@ Signal = Callable[[PeerMessage | Expire], None]
 class Connection(Emitter, ABC):
     """A connection to one peer (peerjs `lib/baseconnection.ts`).
 
-    Events: `close` (), `error` (PeerError), `iceStateChanged` (str).
+    Events: `close` (), `error` (PeerError), `iceStateChanged` (str), and, beyond PeerJS, `authenticated`
+    (Proven), before `open`.
 
     Attributes:
         peer: the far side's id.
         connection_id: what both sides call this connection.
         metadata: any JSON value given by the side that connected.
         outgoing: whether this side connected.
+        proven: what the far side has proved, once it has; None if nothing was asked.
     """
 
     type: Kind
@@ -44,6 +49,7 @@ class Connection(Emitter, ABC):
         ice_servers: Sequence[IceServer],
         relay: bool,
         signal: Signal,
+        gate: Gate | None,
         media: Media | None = None,
     ) -> None:
         super().__init__()
@@ -51,6 +57,8 @@ class Connection(Emitter, ABC):
         self.connection_id = offer.connection_id
         self.metadata = offer.metadata
         self.outgoing = outgoing
+        self.proven: Proven | None = None
+        self._gate = gate
         self._offer = offer
         self._signal = signal
         self._link = Link(
@@ -111,6 +119,28 @@ class Connection(Emitter, ABC):
     async def _live(self) -> None:
         """Negotiate, set `_opening`, and serve until the far side closes; a PeerError ends the connection."""
 
+    def _announced(self) -> Offer:
+        """Our offer, as the broker may see it."""
+        return self._offer if self._gate is None else self._gate.announcement(self._offer)
+
+    async def _prove(self, channel: Channel | None) -> None:
+        """Pass the gate, if there is one, before anything is sent, taken or shown.
+
+        Raises:
+            AuthenticationFailed: one of us did not prove what it had to.
+            PeerError: the connection is not to be for another reason.
+        """
+        if self._gate is None:
+            return
+        if channel is None:
+            raise unlike(self.peer, wants=False)
+        if self.outgoing:
+            self.proven = await self._gate.call(self._link, channel, self._offer)
+        else:
+            self.proven = await self._gate.answer(self._link, channel, self._offer)
+            self.metadata = self.proven.metadata
+        self.emit("authenticated", self.proven)
+
     def _ended(self, error: PeerError) -> None:
         """The link has ended; the listeners have not been told yet."""
 
@@ -124,7 +154,10 @@ class Connection(Emitter, ABC):
         if isinstance(message, Candidate):
             self._link.add_candidate(message.candidate)
         elif self.outgoing:
-            self._link.accept(message.sdp)
+            if message.auth != (self._gate is not None):
+                self._link.end(unlike(self.peer, message.auth))
+            else:
+                self._link.accept(message.sdp)
 
     def _ice_state_changed(self, state: str) -> None:
         self.emit("iceStateChanged", state)

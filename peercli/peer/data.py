@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
 from peercli.options import IceServer
+from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.peer.emitter import Listener
 from peercli.protocol.codecs import CLOSE, make_codec
@@ -50,12 +51,21 @@ class DataConnection(Connection):
         ice_servers: Sequence[IceServer],
         relay: bool,
         signal: Signal,
+        gate: Gate | None,
     ) -> None:
         self._codec = make_codec(offer.serialization)
-        super().__init__(offer, outgoing=outgoing, ice_servers=ice_servers, relay=relay, signal=signal)
-        self.label = offer.label or offer.connection_id
+        reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
+        super().__init__(
+            replace(offer, label=offer.label or offer.connection_id, reliable=reliable),
+            outgoing=outgoing,
+            ice_servers=ice_servers,
+            relay=relay,
+            signal=signal,
+            gate=gate,
+        )
+        self.label = self._offer.label
         self.serialization = offer.serialization
-        self.reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
+        self.reliable = reliable
         self._channel: Channel | None = None
         self._unread: asyncio.Queue[Any] = asyncio.Queue()
         self._room = asyncio.Event()
@@ -187,15 +197,20 @@ class DataConnection(Connection):
 
     async def _live(self) -> None:
         if self.outgoing:
-            sdp = await self._link.offer(self.label, ordered=self.reliable)
-            self._signal(replace(self._offer, label=self.label, reliable=self.reliable, sdp=sdp))
+            offer = self._announced()
+            sdp = await self._link.offer(offer.label, ordered=self.reliable)
+            self._signal(replace(offer, sdp=sdp))
         else:
             sdp = await self._link.answer(self._offer.sdp)
-            self._signal(Answer(self.peer, self.connection_id, "data", sdp))
-        self._channel = await self._link.channel()
+            self._signal(Answer(self.peer, self.connection_id, "data", sdp, auth=self._gate is not None))
+        channel = await self._link.channel()
+        await self._prove(channel)
+        if self.proven is not None and not self.outgoing:
+            self.label = self.proven.label
+        self._channel = channel
         self._opening.set_result(None)
         self.emit("open")
-        await self._read(self._channel)
+        await self._read(channel)
 
     def _ended(self, error: PeerError) -> None:
         self._unread.put_nowait(_End(error))

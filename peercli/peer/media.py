@@ -9,9 +9,9 @@ from typing import Literal
 
 from peercli.errors import ConnectionClosed, Declined, PeerError, UsageError
 from peercli.options import IceServer
+from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.protocol.messages import Answer, Candidate, Expire, Offer
-from peercli.rtc.channel import Channel
 from peercli.rtc.media import Media, MediaStats, MediaStream
 
 __all__ = ["VIDEO_CODECS", "MediaConnection", "MediaStream", "check_video_codec"]
@@ -49,6 +49,7 @@ class MediaConnection(Connection):
         ice_servers: Sequence[IceServer],
         relay: bool,
         signal: Signal,
+        gate: Gate | None,
     ) -> None:
         self._media = Media()
         super().__init__(
@@ -57,6 +58,7 @@ class MediaConnection(Connection):
             ice_servers=ice_servers,
             relay=relay,
             signal=signal,
+            gate=gate,
             media=self._media,
         )
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -155,17 +157,17 @@ class MediaConnection(Connection):
     async def _live(self) -> None:
         if self.outgoing:
             sdp = await self._link.offer(self.connection_id, ordered=True)
-            self._signal(replace(self._offer, sdp=sdp))
+            self._signal(replace(self._announced(), sdp=sdp))
             self._ringing = True
         else:
             await self._wait_for_answer()
             sdp = await self._link.answer(self._offer.sdp)
-            self._signal(Answer(self.peer, self.connection_id, "media", sdp))
+            self._signal(Answer(self.peer, self.connection_id, "media", sdp, auth=self._gate is not None))
         await self._link.established()
         channel = await self._link.channel() if self._link.has_channel else None
         if channel is not None:
             self.emit("willCloseOnRemote")
-        await self._admit(channel)
+        await self._prove(channel)  # so far nothing was sent, and nothing that came was decoded or shown
         self._media.start()
         self._opening.set_result(None)
         self.emit("open")
@@ -175,16 +177,6 @@ class MediaConnection(Connection):
             raise await self._link.ended()
         async for _ in channel:
             pass  # there is nothing to say there but goodbye
-
-    async def _admit(self, channel: Channel | None) -> None:
-        """Make sure of the far side: so far nothing was sent to it, and nothing of its was decoded or shown.
-
-        Args:
-            channel: the call's data channel; None to PeerJS before 1.5, whose calls have none.
-
-        Raises:
-            PeerError: the call is not to be.
-        """
 
     async def _wait_for_answer(self) -> None:
         try:

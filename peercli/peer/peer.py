@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from peercli.errors import (
+    AuthenticationFailed,
     Declined,
     Disconnected,
     InvalidID,
@@ -31,12 +32,14 @@ from peercli.options import (
     random_id,
     random_token,
 )
+from peercli.peer.auth import Gate, unlike
 from peercli.peer.broker import BrokerSocket, Event
 from peercli.peer.connection import Connection
 from peercli.peer.data import DataConnection
 from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
 from peercli.peer.media import MediaConnection, check_video_codec
+from peercli.protocol.auth import Credentials
 from peercli.protocol.messages import (
     MAX_ID_LENGTH,
     MAX_LABEL_LENGTH,
@@ -71,7 +74,8 @@ class Peer(Emitter):
             await conn.send("hello")
 
     Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
-    (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds).
+    (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds) and `refused` (the
+    id of a peer that did not prove what it had to, AuthenticationFailed).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -79,7 +83,9 @@ class Peer(Emitter):
         token: what proves to the broker that the id is mine when I come back.
         ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
         relay: connect only through TURN.
-        admit: called with each offer; False declines it.
+        secret: what both sides must prove to know, on every connection, before anything else passes.
+        credentials: the same, with keys; instead of `secret`.
+        admit: called with each offer, once its peer has proved what it has to; False declines it.
         take_calls: keep calls for `accept_call`. Otherwise those that no listener to `call` hears of are
             declined.
         max_connections: open or in the making, and as many that nobody has accepted; further offers are
@@ -98,6 +104,8 @@ class Peer(Emitter):
         token: str | None = None,
         ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
         relay: bool = False,
+        secret: str | None = None,
+        credentials: Credentials | None = None,
         admit: Callable[[Offer], bool] | None = None,
         take_calls: bool = False,
         max_connections: int = MAX_CONNECTIONS,
@@ -112,6 +120,7 @@ class Peer(Emitter):
         self.relay = relay
         self.max_connections = max_connections
         self._admit = admit
+        self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._wants)
         self._take_calls = take_calls
         self._socket: BrokerSocket | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -253,6 +262,15 @@ class Peer(Emitter):
             connection._fail(Disconnected("this peer left its broker before the connection was made"))
         if was_open:
             self.emit("disconnected", self.id)
+
+    @property
+    def credentials(self) -> Credentials:
+        """What this peer can prove, and what it wants proved; may be replaced, for connections to come."""
+        return self._gate.credentials
+
+    @credentials.setter
+    def credentials(self, credentials: Credentials) -> None:
+        self._gate.credentials = credentials
 
     @property
     def active(self) -> int:
@@ -473,6 +491,7 @@ class Peer(Emitter):
             ice_servers=self.ice_servers,
             relay=self.relay,
             signal=self._require_socket().send,
+            gate=self._gate_for(offer, outgoing=outgoing),
         )
         if not outgoing:
             connection.once("open", lambda: self._announce(connection))
@@ -486,9 +505,13 @@ class Peer(Emitter):
             ice_servers=self.ice_servers,
             relay=self.relay,
             signal=self._require_socket().send,
+            gate=self._gate_for(offer, outgoing=outgoing),
         )
         self._take(connection)
         return connection
+
+    def _gate_for(self, offer: Offer, *, outgoing: bool) -> Gate | None:
+        return self._gate if (self.credentials.calling if outgoing else offer.auth) else None
 
     def _take(self, connection: DataConnection | MediaConnection) -> None:
         self._connections[connection.connection_id] = connection
@@ -501,6 +524,9 @@ class Peer(Emitter):
             del self._connections[connection.connection_id]
             self._require_socket().forget(connection.connection_id)
             self._inherit_listeners(connection)
+        error = await connection.closed()
+        if not connection.outgoing and isinstance(error, AuthenticationFailed):
+            self.emit("refused", connection.peer, error)
 
     def _announce(self, connection: DataConnection) -> None:
         if not self.listeners("connection"):
@@ -516,10 +542,11 @@ class Peer(Emitter):
                     connection._handle(message)
                 elif isinstance(message, Candidate):
                     self._keep(message)
-            case Expire(peer, connection_id, declined=True):
+            case Expire(peer, connection_id, declined=True, auth=auth):
+                refusal = unlike(peer, wants=True) if auth else Declined(f"the peer {peer} declined")
                 for connection in self._with(peer):
                     if connection.connection_id == connection_id:
-                        connection._fail(Declined(f"the peer {peer} declined"))
+                        connection._fail(refusal)
             case Expire(peer):
                 error = PeerUnavailable(
                     f"no peer {peer} answers at {self.broker.url}",
@@ -538,7 +565,11 @@ class Peer(Emitter):
         if offer.connection_id in self._connections:
             logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
             return
-        if not self._admits(offer):
+        if not offer.auth and self.credentials.demanding:
+            self._decline(offer, auth=True)
+            self.emit("refused", offer.peer, unlike(offer.peer, wants=False))
+            return
+        if not self._has_room(offer) or not (offer.auth or self._wants(offer)):
             self._decline(offer)
             return
         connection: DataConnection | MediaConnection
@@ -553,23 +584,29 @@ class Peer(Emitter):
             if candidate.peer == offer.peer:
                 connection._handle(candidate)
         if isinstance(connection, DataConnection):
-            self.emit("connection", connection)
+            if offer.auth:  # nobody shall hear of it before
+                connection.once("authenticated", lambda _: self.emit("connection", connection))
+            else:
+                self.emit("connection", connection)
         elif not self.emit("call", connection):
             self._calls.put_nowait(connection)
 
-    def _admits(self, offer: Offer) -> bool:
+    def _has_room(self, offer: Offer) -> bool:
         if max(self.active, self._incoming.qsize(), self._calls.qsize()) >= self.max_connections:
             return False
         if offer.kind == "media" and not self._take_calls and not self.listeners("call"):
             return False
+        return self._gate.attempts.may(asyncio.get_running_loop().time(), offer.peer)
+
+    def _wants(self, offer: Offer) -> bool:
         try:
             return self._admit is None or self._admit(offer)
         except Exception as error:  # noqa: BLE001  it is the user's
             self.emit("error", error)
             return False
 
-    def _decline(self, offer: Offer) -> None:
-        self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True))
+    def _decline(self, offer: Offer, *, auth: bool = False) -> None:
+        self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True, auth=auth))
 
     def _keep(self, candidate: Candidate) -> None:
         """Hold a candidate that overtook its offer."""

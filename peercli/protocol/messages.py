@@ -79,17 +79,24 @@ class Expire:
     """The broker: the peer never came for what it was sent.
 
     A peercli that declines a connection says so itself, by this message with a payload: PeerServer relays
-    it, a PeerJS page sees `peer-unavailable` at once, and peercli knows better from `declined`.
+    it, a PeerJS page sees `peer-unavailable` at once, and peercli knows better from `declined`. With `auth`
+    it is for want of a proof (`peercli.protocol.auth`).
     """
 
     peer: str
     connection_id: str | None = None
     declined: bool = False
+    auth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A connection, proposed. `peer` is the far side: the source of what came, the target of what goes."""
+    """A connection, proposed. `peer` is the far side: the source of what came, the target of what goes.
+
+    `auth` announces the handshake of `peercli.protocol.auth`, here and in the answer: a courtesy to peers
+    that do not expect it, on which nothing rests. `known_as` never comes by the broker: it is the name under
+    which the key is known that the far side has proved to own.
+    """
 
     peer: str
     connection_id: str
@@ -99,6 +106,8 @@ class Offer:
     label: str = ""
     reliable: bool = False
     serialization: str = "binary"
+    auth: bool = False
+    known_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ class Answer:
     connection_id: str
     kind: Kind
     sdp: str
+    auth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +145,10 @@ def encode(message: BrokerMessage) -> str:
             return '{"type":"HEARTBEAT"}'
         case Leave(peer):
             return _dump("LEAVE", peer, None)
-        case Expire(peer, connection_id, declined):
-            return _dump("EXPIRE", peer, {"connectionId": connection_id, "declined": declined})
+        case Expire(peer, connection_id, declined, auth):
+            return _dump(
+                "EXPIRE", peer, {"connectionId": connection_id, "declined": declined, "auth": auth or None}
+            )
         case Offer():
             payload = {"sdp": {"type": "offer", "sdp": message.sdp}, "metadata": message.metadata}
             if message.kind == "data":
@@ -163,7 +175,8 @@ def encode(message: BrokerMessage) -> str:
 
 
 def _payload(message: PeerMessage) -> dict[str, Any]:
-    return {"type": message.kind, "connectionId": message.connection_id}
+    payload = {"type": message.kind, "connectionId": message.connection_id}
+    return payload if isinstance(message, Candidate) or not message.auth else payload | {"auth": True}
 
 
 def _dump(kind: str, peer: str, payload: dict[str, Any] | None) -> str:
@@ -212,6 +225,7 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 _id(peer, "src"),
                 connection_id if isinstance(connection_id, str) else None,
                 payload.get("declined") is True,
+                payload.get("auth") is True,
             )
         case "OFFER":
             return Offer(
@@ -223,10 +237,12 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 _text(payload.get("label", ""), "label", MAX_LABEL_LENGTH),
                 bool(payload.get("reliable")),
                 _text(payload.get("serialization", "binary"), "serialization", MAX_ID_LENGTH),
+                payload.get("auth") is True,
             )
         case "ANSWER":
             connection_id = _id(payload.get("connectionId"), "connectionId")
-            return Answer(_id(peer, "src"), connection_id, _kind(payload), _sdp(payload))
+            auth = payload.get("auth") is True
+            return Answer(_id(peer, "src"), connection_id, _kind(payload), _sdp(payload), auth)
         case "CANDIDATE":
             return _candidate(_id(peer, "src"), payload)
         case _:

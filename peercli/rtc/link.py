@@ -110,6 +110,7 @@ class Link:
         self._early: list[str] | None = []  # candidates that came before the description
         self._remote_candidates = 0
         self._closing: asyncio.Task[None] | None = None
+        self._doom: PeerError | None = None
         self._pc.on("connectionstatechange", self._state_changed)
         self._pc.on("iceconnectionstatechange", lambda: on_state(self._pc.iceConnectionState))
 
@@ -300,6 +301,19 @@ class Link:
             pair.remote_candidate.type,
         )
 
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """SHA-256 of our certificate and of the far side's (RFC 8122), as the DTLS session has them.
+
+        Not from the descriptions, which came by the broker. There must be a session.
+        """
+        assert self._pc.sctp is not None
+        session = self._pc.sctp.transport._ssl
+        assert session is not None
+        certificates = session.get_certificate(), session.get_peer_certificate()
+        ours, theirs = (certificate.digest("sha256").decode() for certificate in certificates if certificate)
+        return ours, theirs
+
     async def close(self, error: PeerError | None = None) -> None:
         """End the link and free what it holds; returns when that is done. May be called again."""
         self.end(error or ConnectionClosed("the connection is closed"))
@@ -363,10 +377,15 @@ class Link:
         if not self._channel.done():  # one channel a connection; PeerJS knows no more
             self._channel.set_result(channel)
 
+    def doom(self, error: PeerError) -> None:
+        """From now on `error` is why the link ends, whoever ends it; a last word can still be said."""
+        self._doom = self._doom or error
+
     def end(self, error: PeerError) -> None:
         """Mark the link as ended, for `error`; `close` then frees it."""
         if self._ended.done():
             return
+        error = self._doom or error
         self._ended.set_result(error)
         if not self._channel.done():
             self._channel.set_exception(error)

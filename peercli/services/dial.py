@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-from peercli.errors import TimedOut
+from peercli.errors import AuthenticationFailed, TimedOut
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
-from peercli.services.events import Event, Open, Reconnecting, Report
+from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 
 __all__ = ["called", "dialled", "tell"]
 
@@ -57,10 +57,11 @@ def _too_late(peer: Peer, peer_id: str, timeout: float) -> TimedOut:
 async def called(peer: Peer, report: Report) -> AsyncIterator[DataConnection]:
     """The first connection that somebody opens to a peer that is not started yet.
 
-    Raises as `Peer.start` and `Peer.accept` do.
+    Raises as `Peer.start`, `Peer.accept` and `tell` do.
     """
     async with peer:
-        accepting, telling = asyncio.create_task(peer.accept()), asyncio.create_task(tell(peer, report))
+        accepting = asyncio.create_task(peer.accept())
+        telling = asyncio.create_task(tell(peer, report, once=True))
         try:
             await asyncio.wait({accepting, telling}, return_when=asyncio.FIRST_COMPLETED)
             if telling.done():
@@ -73,9 +74,13 @@ async def called(peer: Peer, report: Report) -> AsyncIterator[DataConnection]:
         yield connection
 
 
-async def tell(peer: Peer, report: Report) -> NoReturn:
-    """Report, until cancelled, how a started peer fares with its broker."""
-    news: asyncio.Queue[Event] = asyncio.Queue()
+async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
+    """Report, until cancelled, how a started peer fares with its broker, and who was refused.
+
+    Raises:
+        AuthenticationFailed: with `once`, the first who came was refused.
+    """
+    news: asyncio.Queue[Event | AuthenticationFailed] = asyncio.Queue()
 
     def opened(peer_id: str) -> None:
         news.put_nowait(Open(peer_id))
@@ -83,13 +88,22 @@ async def tell(peer: Peer, report: Report) -> NoReturn:
     def reconnecting(attempt: int, delay: float) -> None:
         news.put_nowait(Reconnecting(attempt, delay))
 
+    def refused(peer_id: str, error: AuthenticationFailed) -> None:
+        alone = once and not peer.active
+        news.put_nowait(error if alone else Refused(peer_id, error.reason, error.message))
+
     if peer.open:
         opened(peer.id)
     peer.on("open", opened)
     peer.on("reconnecting", reconnecting)
+    peer.on("refused", refused)
     try:
         while True:
-            await report(await news.get())
+            event = await news.get()
+            if isinstance(event, AuthenticationFailed):
+                raise event
+            await report(event)
     finally:
+        peer.remove_listener("refused", refused)
         peer.remove_listener("open", opened)
         peer.remove_listener("reconnecting", reconnecting)

@@ -16,6 +16,7 @@ __all__ = [
     "Open",
     "Progress",
     "Reconnecting",
+    "Refused",
     "Report",
     "RouteFound",
     "Serving",
@@ -57,6 +58,16 @@ class Connection(Event):
     label: str
     metadata: Any
     serialization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """`peer` did not prove what it had to; `reason` is one word for why, `message` says it."""
+
+    event: ClassVar[str] = "refused"
+    peer: str
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

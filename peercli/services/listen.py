@@ -61,7 +61,7 @@ class Listener:
         """
         tasks: set[asyncio.Task[DataConnection | None]] = {
             asyncio.create_task(peer.accept()),
-            asyncio.create_task(tell(peer, self.report)),
+            asyncio.create_task(tell(peer, self.report, once=self.once)),
         }
         try:
             while True:

@@ -91,7 +91,7 @@ async def receive_files(
     """
     async with peer:
         accepting = asyncio.create_task(peer.accept())
-        telling: asyncio.Task[None] = asyncio.create_task(tell(peer, inbox.report))
+        telling: asyncio.Task[None] = asyncio.create_task(tell(peer, inbox.report, once=not keep_open))
         serving: set[asyncio.Task[bool]] = set()
         lost: PeerError | None = None
         try:
