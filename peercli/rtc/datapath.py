@@ -57,11 +57,9 @@ GSO_BYTES = 65_000  # … ones as many as fit in this: bytes in one GSO call, �
 GSO_SEGMENTS = 64  # … and datagrams
 MAX_PACKET = LADDER[-1]  # bytes of SCTP, to a far side like this one
 MAX_STRANGERS_PACKET = 1_404  # bytes; a larger one ends Pion, and aiortc takes the rest for another packet
-REST_FROM, REST_TO = 2_500, 32_000  # bytes that were waiting, between which it pays to let more gather
 PROBE_FROM = 16_000  # bytes in flight from which larger packets are worth a search
 BLACK_HOLE_TIMEOUTS = 2  # in a row, after which large packets are deemed lost for their size
 DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
-REST = 0.001  # s in which datagrams gather that come few at a time: to wake up costs more than to take one
 BIO_BYTES = 15_000  # bytes of records handed to OpenSSL at once: its own buffer holds one big record
 BATCHES_A_TURN = 8  # batches sent before others get their turn
 
@@ -146,7 +144,6 @@ class _Udp:
         self._socket.setblocking(False)
         self._buffer = bytearray(1 << 16)
         self._ancillary = socket.CMSG_SPACE(_INT.size)
-        self._resting: asyncio.TimerHandle | None = None
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         self.probes = self._may_fragment(True)
@@ -179,23 +176,7 @@ class _Udp:
         return self._socket.fileno()
 
     def close(self) -> None:
-        if self._resting is not None:
-            self._resting.cancel()
-            self._wake()
         self._socket.close()
-
-    def rest(self) -> None:
-        """Let datagrams gather for `REST`, if the event loop is one that can leave a socket alone."""
-        transport: Any = self.protocol.transport
-        if self._resting is None and hasattr(transport, "_read_ready") and not transport.is_closing():
-            loop: Any = asyncio.get_running_loop()
-            loop._remove_reader(transport._sock_fd)
-            self._resting = loop.call_later(REST, self._wake)
-
-    def _wake(self) -> None:
-        self._resting = None
-        transport: Any = self.protocol.transport
-        transport._add_reader(transport._sock_fd, transport._read_ready)  # nothing, if that is closed
 
     def receive(self) -> tuple[bytes, int, tuple[Any, ...]] | None:
         """What is waiting: bytes, the size of the datagrams in them, and their source. None: nothing."""
@@ -457,8 +438,6 @@ class SctpTransport:
             else:
                 for start in range(0, len(data), segment or 1):
                     udp.protocol.datagram_received(data[start : start + segment], address)
-        if udp is not None and REST_FROM <= taken < REST_TO and self._is_far_side_ours:
-            udp.rest()
         if pending := session.pending():
             self._transmit(pending, len(pending))
         if packets:
@@ -551,9 +530,10 @@ class SctpTransport:
         while start < len(packets):
             size, end = len(packets[start]), start + 1
             most = start + max(GSO_BYTES // (size + DTLS_OVERHEAD), 1)
-            while end < min(len(packets), most) and len(packets[end]) == size:
+            probing = size == self._mtu.probing  # alone, for it must not be cut by IP
+            while not probing and end < min(len(packets), most) and len(packets[end]) == size:
                 end += 1
-            if end < min(len(packets), most) and len(packets[end]) < size:
+            if not probing and end < min(len(packets), most) and len(packets[end]) < size:
                 end += 1  # GSO takes a shorter one at the end
             try:
                 records = self._session.seal(packets[start:end])
@@ -562,7 +542,7 @@ class SctpTransport:
                 return
             # What else OpenSSL had to say would stand before them, and is rare enough to go out alone.
             overhead = (len(records) - sum(map(len, packets[start:end]))) // (end - start)
-            if size == self._mtu.probing and end == start + 1 and self._udp is not None:
+            if probing and self._udp is not None:
                 self._udp.probe(records, self._address)
             else:
                 self._transmit(records, size + overhead)

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,15 @@ import pytest
 from peercli.errors import MessageTooBig
 from peercli.rtc import ice
 from peercli.rtc.channel import UNLIMITED, Channel
-from peercli.rtc.datapath import BIO_BYTES, AssociationChannel, SctpTransport, _Dtls, _open_all, _Udp
+from peercli.rtc.datapath import (
+    BIO_BYTES,
+    DTLS_OVERHEAD,
+    AssociationChannel,
+    SctpTransport,
+    _Dtls,
+    _open_all,
+    _Udp,
+)
 from peercli.rtc.path_mtu import LADDER
 from tests.interop.stacks.proxy import Faults, Proxy
 from tests.rtc.links import both, connected, ends
@@ -211,6 +220,32 @@ async def test_packets_grow_as_far_as_the_path_and_the_far_side_allow(
         await until_large(here, there, 1_404)
         await carry(here, there, 50)
         assert transport_of(here)._mtu.size == 1_404
+
+
+@probing
+async def test_probes_alone_are_larger_than_is_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is sent IP may cut, and a probe that was cut would come through anywhere."""
+    too_large: list[int] = []
+    probes: list[int] = []
+    send, probe = _Udp.send, _Udp.probe
+    async with connected() as (_, _, here, there):
+        mtu = transport_of(here)._mtu
+
+        def watched_send(udp: _Udp, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
+            too_large.extend([size] if size > mtu.size + DTLS_OVERHEAD else [])
+            return send(udp, datagrams, size, address)
+
+        def watched_probe(udp: _Udp, datagram: memoryview, address: tuple[str, int]) -> None:
+            probes.append(len(datagram) - DTLS_OVERHEAD)
+            probe(udp, datagram, address)
+
+        udp = transport_of(here)._udp
+        assert udp is not None
+        monkeypatch.setattr(udp, "send", partial(watched_send, udp))
+        monkeypatch.setattr(udp, "probe", partial(watched_probe, udp))
+        await until_large(here, there, LADDER[-1])
+    assert probes[-1] == LADDER[-1]
+    assert not too_large
 
 
 @probing
