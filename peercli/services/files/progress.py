@@ -46,7 +46,8 @@ class Meter:
         self._files = sum(entry.kind == "file" for entry in entries)
         sizes = [entry.size for entry in entries if entry.kind == "file"]
         self._total = None if None in sizes else sum(size for size in sizes if size is not None)
-        self._moved: deque[tuple[float, int]] = deque()  # when, and how many bytes
+        self._moved: deque[tuple[float, int]] = deque()  # when, and how many bytes, within WINDOW
+        self._moved_bytes = 0  # in there
         self._began: float | None = None
         self._told = 0.0
 
@@ -55,6 +56,7 @@ class Meter:
         self.done += position - self._positions.get(entry, 0)
         self._positions[entry] = position
         self._moved.append((now, moved))
+        self._moved_bytes += moved
         self._current = entry
         if self._began is None:
             self._began = now
@@ -81,7 +83,7 @@ class Meter:
             return
         self._told = now
         while self._moved and self._moved[0][0] < now - WINDOW:
-            self._moved.popleft()
+            self._moved_bytes -= self._moved.popleft()[1]
         span = min(max(self.seconds(now), INTERVAL), WINDOW)
         entry = self._entries[self._current]
         await report(
@@ -90,7 +92,7 @@ class Meter:
                 entry.name,
                 self._positions[self._current],
                 entry.size,
-                sum(step for _, step in self._moved) / span,
+                self._moved_bytes / span,
                 self.done,
                 self._total,
                 self._settled,

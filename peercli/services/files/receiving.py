@@ -39,6 +39,8 @@ __all__ = ["Inbox", "Keeping", "Place", "is_file_offer", "receive_files"]
 
 PATIENCE = 300.0  # s to wait for a sender that was lost
 QUEUE = 4 << 20  # bytes of content taken from a connection and not yet given to the disk
+ENOUGH = 1 << 20  # bytes of content that are worth a way to the disk, …
+GATHER = 0.005  # s … and for how long less than that waits for more
 COMMIT_AFTER = 0.1  # s without content until what is whole is made safe
 COMMIT_EVERY = 2.0  # s between that, at most, while content comes
 CLOSE_TIMEOUT = 10.0  # s the sender has to close once all is done
@@ -285,6 +287,7 @@ class _Session:
         self._actions: list[Action] = []
         self._queued = 0  # bytes of content in there
         self._news = asyncio.Event()
+        self._enough = asyncio.Event()
         self._room = asyncio.Event()
         self._name = ""
         self._transfer: _Transfer | None = None
@@ -319,6 +322,8 @@ class _Session:
         self._queued += len(message) if isinstance(message, bytes) else 0
         if actions:
             self._news.set()
+        if self._queued >= ENOUGH or any(isinstance(action, Offered | Ended) for action in actions):
+            self._enough.set()
         while self._queued > QUEUE:
             self._room.clear()
             await self._room.wait()
@@ -328,6 +333,10 @@ class _Session:
             if not await self._wait():
                 await self._commit()
                 continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER):
+                    await self._enough.wait()
+            self._enough.clear()
             actions, self._actions = self._actions, []
             self._queued = 0
             self._room.set()

@@ -21,7 +21,7 @@ from peercli.errors import (
 )
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
-from peercli.protocol.transfer import METADATA, PIECE_SIZE, Outcome
+from peercli.protocol.transfer import METADATA, Outcome
 from peercli.protocol.transfer_sender import Finished, Sender, Settled
 from peercli.services.chat import announce
 from peercli.services.dial import dialled
@@ -38,6 +38,7 @@ FILES: dict[str, Any] = {"metadata": METADATA, "serialization": "raw", "reliable
 
 RETRIES = 10  # attempts in a row to go on after a lost connection
 FIRST_DELAY, LAST_DELAY = 1.0, 30.0  # s; doubling in between
+MAX_PIECE = 262_144
 PIECE_TIME = 0.25  # s that one message takes at a limited rate
 SMALLEST_PIECE = 1_024  # bytes
 
@@ -128,9 +129,9 @@ class Sending:
             ProtocolError: the far side broke the protocol.
         """
         await self.report(offer_of(connection.peer, self._entries))
-        piece_size = PIECE_SIZE
+        piece_size = min(MAX_PIECE, connection.max_message)
         if self._limit_rate is not None:
-            piece_size = max(SMALLEST_PIECE, min(PIECE_SIZE, int(self._limit_rate * PIECE_TIME)))
+            piece_size = max(SMALLEST_PIECE, min(piece_size, int(self._limit_rate * PIECE_TIME)))
         now = asyncio.get_running_loop().time
         sender = Sender(self._entries, self._selection.id, now(), piece_size=piece_size)
         line = Line(connection, sender, limit_rate=self._limit_rate)

@@ -16,9 +16,11 @@ import hashlib
 import os
 import resource
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from threading import Event
 from typing import Literal
 
@@ -33,6 +35,7 @@ from peercli.services.files.disk import (
     Key,
     Version,
     dress,
+    flush,
     hashed,
     key_of,
     lock,
@@ -54,6 +57,8 @@ MAX_PARTS = 8  # `.part` names of one target that others may hold
 MAX_PENDING = 1_024  # whole files that wait, open and locked, to be made safe together
 DESCRIPTOR_SHARE = 4  # … and no more than one in so many of the descriptors that the process may have
 MAX_PENDING_BYTES = 64 << 20
+MAX_PIECES = 1_024  # written in one go (Linux's IOV_MAX)
+FLUSH_BYTES = 16 << 20  # of one file, after which the disk begins with them
 FEW = 8  # up to so many files are synced one by one, more by syncing their volume
 MTIME_SLACK = 2_000_000_000  # nanoseconds: what FAT rounds times to
 
@@ -204,6 +209,7 @@ class _Part:
     key: Key
     running: hashlib._Hash
     position: int = 0
+    flushing: int = 0  # what is before that was handed to the disk
     resumed_from: int = 0
     in_place: str = ""  # the digest of the target, where that is the right file already and `name` its name
     replaces: Version | None = None  # the shorter target that it goes on from
@@ -355,15 +361,21 @@ class Incoming:
         """Does what the protocol says, in order; what else comes of a file that fails is passed over."""
         result = Result()
         failed: set[int] = set()
-        for action in actions:
-            if action.entry in failed:
+        for (entry, _), run in groupby(actions, lambda action: (action.entry, isinstance(action, Write))):
+            if entry in failed:
                 continue
+            steps = list(run)
+            pieces = deque(step.data for step in steps if isinstance(step, Write))
             try:
-                with _for_entry(self._entries[action.entry]):
-                    self._do(action)
+                with _for_entry(self._entries[entry]):
+                    if pieces:
+                        self._write(self._coming(entry), pieces)
+                    else:
+                        for step in steps:
+                            self._do(step)
             except _Failure as failure:
-                failed.add(action.entry)
-                result.troubles.append(Trouble(action.entry, failure.reason, failure.message))
+                failed.add(entry)
+                result.troubles.append(Trouble(entry, failure.reason, failure.message))
             if len(self._pending) >= self._max_pending or self._pending_bytes >= MAX_PENDING_BYTES:
                 result.add(self._place_all())
         return result
@@ -372,13 +384,6 @@ class Incoming:
         match action:
             case Start(entry, offset):
                 self._start(entry, offset)
-            case Write(entry, data):
-                part = self._coming(entry)
-                while data:
-                    count = os.write(part.fd, data)
-                    part.running.update(data[:count])
-                    part.position += count
-                    data = data[count:]
             case Hole(entry, length):
                 part = self._coming(entry)
                 os.ftruncate(part.fd, part.position + length)
@@ -390,6 +395,21 @@ class Incoming:
             case Abandon(entry):
                 if self._part is not None and self._part.entry == entry:
                     self._discard(self._part)
+
+    def _write(self, part: _Part, pieces: deque[memoryview]) -> None:
+        """Writes all the pieces; after an error, the part is told exactly as far as it goes."""
+        while pieces:
+            count = os.writev(part.fd, list(islice(pieces, MAX_PIECES)))
+            part.position += count
+            while count:
+                piece = pieces.popleft()
+                part.running.update(piece[:count])
+                if len(piece) > count:
+                    pieces.appendleft(piece[count:])
+                count -= min(count, len(piece))
+        if part.position - part.flushing >= FLUSH_BYTES:
+            flush(part.fd, part.position)
+            part.flushing = part.position
 
     def _coming(self, entry: int) -> _Part:
         if self._part is None or self._part.entry != entry:

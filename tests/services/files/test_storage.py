@@ -582,18 +582,18 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(
 ) -> None:
     content = os.urandom(300_000)
     path = write(tmp_path / "f", content)
-    real, room = os.write, 100_001
+    room = 100_001
 
-    def full(fd: int, data: memoryview) -> int:
+    def full(fd: int, pieces: list[memoryview]) -> int:
         nonlocal room
         if not room:
             raise OSError(code, os.strerror(code))
-        count = real(fd, data[: min(room, 50_000)])
+        count = os.write(fd, b"".join(pieces)[: min(room, 50_000)])
         room -= count
         return count
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "writev", full)
         with pytest.raises(StorageFailed, match="f"):
             send([path], save_dir)
     done, _ = send([path], save_dir)
