@@ -11,6 +11,7 @@ import typer
 
 import peercli
 from peercli.cli.command import Command, Configured, Group
+from peercli.cli.completion import Shell, complete
 from peercli.cli.config import config
 from peercli.cli.connect import connect
 from peercli.cli.demo import demo
@@ -31,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 
 
@@ -40,11 +42,47 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(wanted: bool) -> None:
+    if wanted:
+        from peercli.cli.completion import install, this_shell
+
+        typer.echo(f"{install(this_shell())} is in place: a new shell completes peercli.")
+        raise typer.Exit
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell is not None:
+        from peercli.cli.completion import script
+
+        typer.echo(script(Shell(shell)), nl=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Have this shell complete peercli.",
+        ),
+    ] = False,
+    show_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            "--show-completion",
+            callback=_show_completion,
+            is_eager=True,
+            metavar="SHELL",
+            help="Print the completion of bash, zsh, fish or powershell.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None: ...
 
 
@@ -77,3 +115,4 @@ for _command in (listen, connect, send_file, receive_file, pipe, server, peers, 
     )
     _named(_command if _command is demo else _configurable(_command))
 app.add_typer(config, name="config")
+app.command("complete", hidden=True)(complete)

@@ -1,0 +1,152 @@
+# Completion of peercli, made from its command tree by `peercli --show-completion`.
+
+declare -gA _peercli_words=(
+    ["-"]="listen connect send-file receive-file pipe server peers demo config --version --install-completion --show-completion --help -h"
+    ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --server --id --token --ice --relay --secret --secret-file --json --quiet -q --verbose -v --config --profile --help -h"
+    ["connect-"]="--input --serialization --label --metadata --unreliable --wait --keep-open -k --server --id --token --ice --relay --secret --secret-file --timeout --json --quiet -q --verbose -v --config --profile --help -h"
+    ["send-file-"]="--name --exclude --follow-symlinks --limit-rate --retry --server --id --token --ice --relay --secret --secret-file --timeout --json --quiet -q --verbose -v --config --profile --help -h"
+    ["receive-file-"]="--save-dir --output -o --yes -y --on-conflict --max-size --keep-open --server --id --token --ice --relay --secret --secret-file --json --quiet -q --verbose -v --config --profile --help -h"
+    ["pipe-"]="--recv-only --send-only --progress --server --id --token --ice --relay --secret --secret-file --timeout --json --quiet -q --verbose -v --config --profile --help -h"
+    ["server-"]="--host --port --path --key --expire-timeout --alive-timeout --concurrent-limit --allow-discovery --cors --tls-cert --tls-key --proxied --json --quiet -q --verbose -v --config --profile --help -h"
+    ["peers-"]="--server --json --quiet -q --verbose -v --config --profile --help -h"
+    ["demo-"]="--json --quiet -q --verbose -v --help -h"
+    ["config-"]="path check show --help -h"
+    ["config path-"]="--help -h"
+    ["config check-"]="--config --help -h"
+    ["config show-"]="--config --profile --help -h"
+)
+declare -gA _peercli_values=(
+    [" --show-completion"]="bash zsh fish powershell"
+    ["listen --exec"]=""
+    ["listen --allow"]="@ids"
+    ["listen --save-dir"]="@folders"
+    ["listen --max-peers"]=""
+    ["listen --server"]=""
+    ["listen --id"]="@ids"
+    ["listen --token"]=""
+    ["listen --ice"]=""
+    ["listen --secret"]=""
+    ["listen --secret-file"]="@files"
+    ["listen --config"]="@files"
+    ["listen --profile"]="@profiles"
+    ["connect --input"]="text json"
+    ["connect --serialization"]="binary json raw msgpack"
+    ["connect --label"]=""
+    ["connect --metadata"]=""
+    ["connect --wait"]=""
+    ["connect --server"]=""
+    ["connect --id"]="@ids"
+    ["connect --token"]=""
+    ["connect --ice"]=""
+    ["connect --secret"]=""
+    ["connect --secret-file"]="@files"
+    ["connect --timeout"]=""
+    ["connect --config"]="@files"
+    ["connect --profile"]="@profiles"
+    ["send-file --name"]=""
+    ["send-file --exclude"]=""
+    ["send-file --limit-rate"]=""
+    ["send-file --retry"]=""
+    ["send-file --server"]=""
+    ["send-file --id"]="@ids"
+    ["send-file --token"]=""
+    ["send-file --ice"]=""
+    ["send-file --secret"]=""
+    ["send-file --secret-file"]="@files"
+    ["send-file --timeout"]=""
+    ["send-file --config"]="@files"
+    ["send-file --profile"]="@profiles"
+    ["receive-file --save-dir"]="@folders"
+    ["receive-file --output"]="@files"
+    ["receive-file -o"]="@files"
+    ["receive-file --on-conflict"]="resume rename overwrite skip fail"
+    ["receive-file --max-size"]=""
+    ["receive-file --server"]=""
+    ["receive-file --id"]="@ids"
+    ["receive-file --token"]=""
+    ["receive-file --ice"]=""
+    ["receive-file --secret"]=""
+    ["receive-file --secret-file"]="@files"
+    ["receive-file --config"]="@files"
+    ["receive-file --profile"]="@profiles"
+    ["pipe --server"]=""
+    ["pipe --id"]="@ids"
+    ["pipe --token"]=""
+    ["pipe --ice"]=""
+    ["pipe --secret"]=""
+    ["pipe --secret-file"]="@files"
+    ["pipe --timeout"]=""
+    ["pipe --config"]="@files"
+    ["pipe --profile"]="@profiles"
+    ["server --host"]=""
+    ["server --port"]=""
+    ["server --path"]=""
+    ["server --key"]=""
+    ["server --expire-timeout"]=""
+    ["server --alive-timeout"]=""
+    ["server --concurrent-limit"]=""
+    ["server --cors"]=""
+    ["server --tls-cert"]="@files"
+    ["server --tls-key"]="@files"
+    ["server --config"]="@files"
+    ["server --profile"]="@profiles"
+    ["peers --server"]=""
+    ["peers --config"]="@files"
+    ["peers --profile"]="@profiles"
+    ["config check --config"]="@files"
+    ["config show --config"]="@files"
+    ["config show --profile"]="@profiles"
+)
+declare -gA _peercli_places=(
+    ["connect-"]="@ids"
+    ["send-file-"]="@ids @files*"
+    ["pipe-"]="@ids"
+    ["config show-"]="@nothing"
+)
+
+_peercli_offer() {
+    local line
+    case $1 in
+        @files) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+        @folders) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
+        @ids | @profiles)
+            while IFS= read -r line; do
+                COMPREPLY+=("$(printf %q "$line")")
+            done < <(peercli complete "${1#@}" "$cur" 2>/dev/null) ;;
+        @*) ;;
+        *) mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur") ;;
+    esac
+}
+
+_peercli() {
+    local cur=${COMP_WORDS[COMP_CWORD]} command= word= previous= option= position=0 i places
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        # bash cuts words at : and =, which ids and addresses may hold
+        if [[ $word == [:=] || $previous == [:=] ]]; then previous=$word; continue; fi
+        previous=$word
+        if [[ $option ]]; then option=; continue; fi
+        if [[ ${_peercli_words[${command:+$command }$word-]+there} ]]; then
+            command=${command:+$command }$word
+        elif [[ ${_peercli_values["$command $word"]+there} ]]; then
+            option=$word
+        elif [[ $word != -* ]]; then
+            ((position++))
+        fi
+    done
+    if [[ $cur == [:=] || $previous == [:=] ]]; then return; fi
+    if [[ $option ]]; then
+        _peercli_offer "${_peercli_values["$command $option"]}"
+        return
+    fi
+    read -ra places <<< "${_peercli_places[$command-]}"
+    if [[ $cur == -* || ${#places[@]} == 0 ]]; then
+        _peercli_offer "${_peercli_words[$command-]}"
+    elif [[ ${places[-1]} == *\* && $position -ge ${#places[@]} ]]; then
+        _peercli_offer "${places[-1]%\*}"
+    else
+        _peercli_offer "${places[position]%\*}"
+    fi
+}
+complete -F _peercli peercli

@@ -1,0 +1,22 @@
+"""What is made from the command tree and committed. `python -m tests.generated` makes it afresh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import peercli
+from peercli.cli.completion import FILES, script
+
+__all__ = ["ROOT", "generated"]
+
+ROOT = Path(peercli.__file__).parent.parent
+
+
+def generated() -> dict[Path, str]:
+    """Every such file, and what should be in it."""
+    return {ROOT / "completions" / name: script(shell) for shell, name in FILES.items()}
+
+
+if __name__ == "__main__":
+    for path, text in generated().items():
+        path.write_text(text)
