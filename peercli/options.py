@@ -15,10 +15,13 @@ __all__ = [
     "DEFAULT_BROKER",
     "DEFAULT_ICE_SERVERS",
     "Broker",
+    "IceOptions",
     "IceServer",
+    "PortRange",
     "check_id",
     "parse_broker",
     "parse_ice_server",
+    "parse_port_range",
     "random_id",
     "random_token",
 ]
@@ -195,3 +198,45 @@ def parse_ice_server(text: str) -> IceServer:
     return IceServer(
         scheme, host, port, transport, unquote(match["username"] or ""), unquote(match["password"] or "")
     )
+
+
+PortRange = tuple[int, int]
+"""The lowest and the highest port that may be used."""
+
+
+def parse_port_range(text: str) -> PortRange:
+    """Read `LOW-HIGH`, or one port.
+
+    Raises:
+        UsageError: it is no such range.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text, re.ASCII)
+    try:
+        if match is None:
+            raise ValueError
+        low, high = _port(int(match[1])), _port(int(match[2] or match[1]))
+        if low > high:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"the port range {text!r} cannot be read", hint="write LOW-HIGH: 40000-40100"
+        ) from None
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class IceOptions:
+    """How paths to peers may be looked for.
+
+    Attributes:
+        servers: every one is asked, all at once.
+        relay: only through TURN.
+        ports: the local UDP ports that may be used; by default whichever is free.
+        interfaces: patterns of the network interfaces that may be used, as `eth*`; by default all but the
+            bridges of containers and virtual machines.
+    """
+
+    servers: tuple[IceServer, ...] = ()
+    relay: bool = False
+    ports: PortRange | None = None
+    interfaces: tuple[str, ...] = ()

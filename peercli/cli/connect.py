@@ -12,7 +12,9 @@ from peercli.cli.options import (
     DEFAULT_SERVER,
     IceOption,
     IdOption,
+    InterfaceOption,
     JsonOption,
+    PortRangeOption,
     QuietOption,
     RelayOption,
     SecretFileOption,
@@ -85,6 +87,8 @@ def connect(
     relay: RelayOption = False,
     secret: SecretOption = None,
     secret_file: SecretFileOption = None,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -105,7 +109,15 @@ def connect(
 
         known_metadata = parse_metadata(metadata)
         peer = make_peer(
-            server=server, id=id, token=token, ice=ice, relay=relay, secret=secret, secret_file=secret_file
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            port_range=port_range,
+            interface=interface,
+            secret=secret,
+            secret_file=secret_file,
         )
         async with (
             dialled(

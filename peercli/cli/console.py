@@ -188,8 +188,9 @@ class Console:
                 self.status(f"Refused {peer}: {message}")
             case Connection(peer, _, label, _, serialization):
                 self.status(f"Connected with {peer} ({label}, {serialization})", level=1)
-            case RouteFound(_, local, remote, relayed):
-                self.status(f"Route: {local} to {remote}{', relayed' * relayed}", level=1)
+            case RouteFound(_, local, remote, relayed, local_type, remote_type):
+                way = "relayed" if relayed else "direct"
+                self.status(f"Route: {way}, {local} ({local_type}) to {remote} ({remote_type})", level=1)
             case Stream(peer, _, count):
                 self.status(f"{peer} sent a stream of {count} bytes", level=1)
             case Close(peer, _, reason, ""):

@@ -18,6 +18,7 @@ from peercli.options import (
     IceServer,
     parse_broker,
     parse_ice_server,
+    parse_port_range,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ __all__ = [
     "ConfigOption",
     "IceOption",
     "IdOption",
+    "InterfaceOption",
     "JsonOption",
+    "PortRangeOption",
     "ProfileOption",
     "QuietOption",
     "RelayOption",
@@ -40,7 +43,7 @@ __all__ = [
     "TokenOption",
     "VerboseOption",
     "at_least",
-    "make_broker",
+    "make_brokers",
     "make_console",
     "make_ice_servers",
     "make_peer",
@@ -62,12 +65,13 @@ def at_least(least: float, value: float) -> float:
 
 
 ServerOption = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--server",
         envvar="PEERCLI_SERVER",
         metavar="URL",
-        help="The broker: http://host:port/path; ?key= sets the key.",
+        help="The broker: http://host:port/path; ?key= sets the key. Repeat for more: peers that have one "
+        "in common find each other.",
         rich_help_panel=_NETWORK,
     ),
 ]
@@ -130,6 +134,27 @@ SecretFileOption = Annotated[
         rich_help_panel=_TRUST,
     ),
 ]
+PortRangeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--port-range",
+        metavar="LOW-HIGH",
+        help="Use only these local UDP ports, which a firewall lets through.",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
+InterfaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--interface",
+        metavar="NAME",
+        help="Use only this network interface; repeat for more; a pattern as 'eth*'; '*' for all. "
+        "By default all but the bridges of containers and virtual machines.",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
 TimeoutOption = Annotated[
     float,
     typer.Option(
@@ -182,7 +207,7 @@ ProfileOption = Annotated[
     ),
 ]
 
-DEFAULT_SERVER = "https://0.peerjs.com/"
+DEFAULT_SERVER = ["https://0.peerjs.com/"]
 
 
 def make_console(*, json: bool, quiet: bool, verbose: int, payload: bool = False) -> Console:
@@ -190,9 +215,9 @@ def make_console(*, json: bool, quiet: bool, verbose: int, payload: bool = False
     return Console(json=json, payload=payload, verbosity=-1 if quiet else verbose)
 
 
-def make_broker(server: str) -> Broker:
-    """The broker that `--server` names; raises UsageError."""
-    return parse_broker(server)
+def make_brokers(server: list[str]) -> list[Broker]:
+    """The brokers that `--server` names; raises UsageError."""
+    return [parse_broker(url) for url in server]
 
 
 def make_ice_servers(ice: list[str] | None) -> tuple[IceServer, ...]:
@@ -204,13 +229,15 @@ def make_ice_servers(ice: list[str] | None) -> tuple[IceServer, ...]:
 
 def make_peer(
     *,
-    server: str,
+    server: list[str],
     id: str | None,
     token: str | None,
     ice: list[str] | None,
     relay: bool,
     secret: str | None = None,
     secret_file: str | None = None,
+    port_range: str | None,
+    interface: list[str] | None,
     admit: Callable[[Offer], bool] | None = None,
     max_connections: int | None = None,
 ) -> Peer:
@@ -219,17 +246,20 @@ def make_peer(
     Raises:
         UsageError, InvalidID: one of them cannot be used.
     """
-    broker, ice_servers = make_broker(server), make_ice_servers(ice)
+    brokers, ice_servers = make_brokers(server), make_ice_servers(ice)
+    ports = parse_port_range(port_range) if port_range else None
     secret = make_secret(secret, secret_file)
     from peercli.peer.peer import MAX_CONNECTIONS, Peer  # a WebRTC stack: only once the options are good
 
     return Peer(
         id,
-        server=broker,
+        server=brokers,
         token=token,
         ice_servers=ice_servers,
         relay=relay,
         secret=secret,
+        port_range=ports,
+        interfaces=interface or (),
         admit=admit,
         max_connections=max_connections or MAX_CONNECTIONS,
     )

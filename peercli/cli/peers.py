@@ -9,7 +9,7 @@ from peercli.cli.options import (
     QuietOption,
     ServerOption,
     VerboseOption,
-    make_broker,
+    make_brokers,
     make_console,
 )
 from peercli.cli.run import run
@@ -23,17 +23,17 @@ def peers(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """List the ids that a broker admits to.
+    """List the ids that a broker admits to; of several, the first that answers.
 
     Example: peercli peers --server http://localhost:9000
     """
 
     async def work(console: Console) -> None:
-        broker = make_broker(server)
+        brokers = make_brokers(server)
         from peercli.peer.directory import list_peers
         from peercli.services.events import Listed
 
-        ids = await list_peers(broker)
+        ids = await list_peers(brokers)
         if json:
             await console.report(Listed(ids))
         else:

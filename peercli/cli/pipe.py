@@ -12,7 +12,9 @@ from peercli.cli.options import (
     DEFAULT_SERVER,
     IceOption,
     IdOption,
+    InterfaceOption,
     JsonOption,
+    PortRangeOption,
     QuietOption,
     RelayOption,
     SecretFileOption,
@@ -47,6 +49,8 @@ def pipe(
     relay: RelayOption = False,
     secret: SecretOption = None,
     secret_file: SecretFileOption = None,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -76,6 +80,8 @@ def pipe(
             relay=relay,
             secret=secret,
             secret_file=secret_file,
+            port_range=port_range,
+            interface=interface,
             max_connections=1,
         )
         meeting = (

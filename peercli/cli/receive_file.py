@@ -12,7 +12,9 @@ from peercli.cli.options import (
     DEFAULT_SERVER,
     IceOption,
     IdOption,
+    InterfaceOption,
     JsonOption,
+    PortRangeOption,
     QuietOption,
     RelayOption,
     SecretFileOption,
@@ -66,6 +68,8 @@ def receive_file(
     relay: RelayOption = False,
     secret: SecretOption = None,
     secret_file: SecretFileOption = None,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -94,6 +98,8 @@ def receive_file(
             relay=relay,
             secret=secret,
             secret_file=secret_file,
+            port_range=port_range,
+            interface=interface,
             admit=is_file_offer,
         )
         with transfer_view(console, "Receiving") as view:

@@ -12,7 +12,9 @@ from peercli.cli.options import (
     DEFAULT_SERVER,
     IceOption,
     IdOption,
+    InterfaceOption,
     JsonOption,
+    PortRangeOption,
     QuietOption,
     RelayOption,
     SecretFileOption,
@@ -71,6 +73,8 @@ def send_file(
     relay: RelayOption = False,
     secret: SecretOption = None,
     secret_file: SecretFileOption = None,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -91,7 +95,15 @@ def send_file(
 
         rate = parse_size(limit_rate, "--limit-rate")
         peer = make_peer(
-            server=server, id=id, token=token, ice=ice, relay=relay, secret=secret, secret_file=secret_file
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            port_range=port_range,
+            interface=interface,
+            secret=secret,
+            secret_file=secret_file,
         )
         selection = select_files(paths, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
         with (

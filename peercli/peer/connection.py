@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from peercli.errors import ConnectionClosed, PeerError, WebRTCError
-from peercli.options import IceServer
+from peercli.options import IceOptions
 from peercli.peer.auth import Gate, unlike
 from peercli.peer.emitter import Emitter
 from peercli.protocol.auth import Proven
@@ -46,8 +46,7 @@ class Connection(Emitter, ABC):
         offer: Offer,
         *,
         outgoing: bool,
-        ice_servers: Sequence[IceServer],
-        relay: bool,
+        ice: IceOptions,
         signal: Signal,
         gate: Gate | None,
         media: Media | None = None,
@@ -62,8 +61,7 @@ class Connection(Emitter, ABC):
         self._offer = offer
         self._signal = signal
         self._link = Link(
-            ice_servers,
-            relay=relay,
+            ice,
             media=media,
             on_candidate=self._trickle,
             on_state=self._ice_state_changed,

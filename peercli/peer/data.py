@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
-from peercli.options import IceServer
+from peercli.options import IceOptions
 from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.peer.emitter import Listener
@@ -48,8 +48,7 @@ class DataConnection(Connection):
         offer: Offer,
         *,
         outgoing: bool,
-        ice_servers: Sequence[IceServer],
-        relay: bool,
+        ice: IceOptions,
         signal: Signal,
         gate: Gate | None,
     ) -> None:
@@ -58,8 +57,7 @@ class DataConnection(Connection):
         super().__init__(
             replace(offer, label=offer.label or offer.connection_id, reliable=reliable),
             outgoing=outgoing,
-            ice_servers=ice_servers,
-            relay=relay,
+            ice=ice,
             signal=signal,
             gate=gate,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Sequence
 from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -17,14 +19,18 @@ HTTP_TIMEOUT = 10.0  # s
 MAX_ANSWER = 1 << 26  # bytes
 
 
-async def list_peers(broker: Broker) -> list[str]:
-    """The ids that the broker admits to.
+async def list_peers(brokers: Sequence[Broker]) -> list[str]:
+    """The ids that the first broker which can be reached admits to.
 
     Raises:
         ServerError: the broker does not allow it, or failed.
-        NetworkError: it cannot be reached.
+        NetworkError: none can be reached.
     """
-    return await asyncio.to_thread(_list_peers, broker)
+    *others, last = brokers
+    for broker in others:
+        with contextlib.suppress(NetworkError):
+            return await asyncio.to_thread(_list_peers, broker)
+    return await asyncio.to_thread(_list_peers, last)
 
 
 def _list_peers(broker: Broker) -> list[str]:

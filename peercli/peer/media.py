@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 from peercli.errors import ConnectionClosed, Declined, PeerError, UsageError
-from peercli.options import IceServer
+from peercli.options import IceOptions
 from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.protocol.messages import Answer, Candidate, Expire, Offer
@@ -46,8 +46,7 @@ class MediaConnection(Connection):
         offer: Offer,
         *,
         outgoing: bool,
-        ice_servers: Sequence[IceServer],
-        relay: bool,
+        ice: IceOptions,
         signal: Signal,
         gate: Gate | None,
     ) -> None:
@@ -55,8 +54,7 @@ class MediaConnection(Connection):
         super().__init__(
             offer,
             outgoing=outgoing,
-            ice_servers=ice_servers,
-            relay=relay,
+            ice=ice,
             signal=signal,
             gate=gate,
             media=self._media,

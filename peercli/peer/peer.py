@@ -25,7 +25,9 @@ from peercli.options import (
     DEFAULT_BROKER,
     DEFAULT_ICE_SERVERS,
     Broker,
+    IceOptions,
     IceServer,
+    PortRange,
     check_id,
     parse_broker,
     parse_ice_server,
@@ -33,7 +35,8 @@ from peercli.options import (
     random_token,
 )
 from peercli.peer.auth import Gate, unlike
-from peercli.peer.broker import BrokerSocket, Event
+from peercli.peer.broker import Event
+from peercli.peer.brokers import BrokerSockets
 from peercli.peer.connection import Connection
 from peercli.peer.data import DataConnection
 from peercli.peer.directory import list_peers
@@ -79,12 +82,15 @@ class Peer(Emitter):
 
     Args:
         id: who to be; by default a fresh random id, made here.
-        server: the broker, as a URL or a `Broker`.
+        server: the broker, as a URL or a `Broker`; or several, at all of which others can find us.
         token: what proves to the broker that the id is mine when I come back.
         ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
         relay: connect only through TURN.
         secret: what both sides must prove to know, on every connection, before anything else passes.
         credentials: the same, with keys; instead of `secret`.
+        port_range: the lowest and the highest local UDP port to use, for the sake of a firewall.
+        interfaces: patterns of the network interfaces to use (`eth*`); by default all but the bridges of
+            containers and virtual machines.
         admit: called with each offer, once its peer has proved what it has to; False declines it.
         take_calls: keep calls for `accept_call`. Otherwise those that no listener to `call` hears of are
             declined.
@@ -100,29 +106,38 @@ class Peer(Emitter):
         self,
         id: str | None = None,
         *,
-        server: str | Broker = DEFAULT_BROKER,
+        server: str | Broker | Sequence[str | Broker] = DEFAULT_BROKER,
         token: str | None = None,
         ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
         relay: bool = False,
         secret: str | None = None,
         credentials: Credentials | None = None,
+        port_range: PortRange | None = None,
+        interfaces: Sequence[str] = (),
         admit: Callable[[Offer], bool] | None = None,
         take_calls: bool = False,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__()
         self.id = check_id(id) if id is not None else random_id()
-        self.broker = parse_broker(server) if isinstance(server, str) else server
-        self.token = token or random_token()
-        self.ice_servers = tuple(
-            parse_ice_server(server) if isinstance(server, str) else server for server in ice_servers
+        servers = [server] if isinstance(server, str | Broker) else server
+        self.brokers = tuple(
+            dict.fromkeys(parse_broker(one) if isinstance(one, str) else one for one in servers)
         )
-        self.relay = relay
+        if not self.brokers:
+            raise UsageError("a peer needs a broker")
+        self.token = token or random_token()
+        self.ice = IceOptions(
+            tuple(parse_ice_server(server) if isinstance(server, str) else server for server in ice_servers),
+            relay,
+            port_range,
+            tuple(interfaces),
+        )
         self.max_connections = max_connections
         self._admit = admit
         self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._wants)
         self._take_calls = take_calls
-        self._socket: BrokerSocket | None = None
+        self._socket: BrokerSockets | None = None
         self._opening: asyncio.Future[None] | None = None
         self._open = False
         self._destroyed = False
@@ -161,7 +176,7 @@ class Peer(Emitter):
         if self._destroyed:
             raise Disconnected("this peer has been destroyed")
         if self._socket is None:
-            self._socket = BrokerSocket(self.broker, self.id, self.token, self._on_event)
+            self._socket = BrokerSockets(self.brokers, self.id, self.token, self._on_event)
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_future()
             self._refusal = None
@@ -223,13 +238,13 @@ class Peer(Emitter):
         await self.destroy()
 
     async def list_all_peers(self) -> list[str]:
-        """The ids that the broker admits to.
+        """The ids that the first broker which can be reached admits to.
 
         Raises:
             ServerError: the broker does not allow it, or failed.
-            NetworkError: it cannot be reached.
+            NetworkError: none can be reached.
         """
-        return await list_peers(self.broker)
+        return await list_peers(self.brokers)
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -271,6 +286,11 @@ class Peer(Emitter):
     @credentials.setter
     def credentials(self, credentials: Credentials) -> None:
         self._gate.credentials = credentials
+
+    @property
+    def place(self) -> str:
+        """Where we are to be found, in words: the addresses of the brokers."""
+        return " or ".join(broker.url for broker in self.brokers)
 
     @property
     def active(self) -> int:
@@ -488,8 +508,7 @@ class Peer(Emitter):
         connection = DataConnection(
             offer,
             outgoing=outgoing,
-            ice_servers=self.ice_servers,
-            relay=self.relay,
+            ice=self.ice,
             signal=self._require_socket().send,
             gate=self._gate_for(offer, outgoing=outgoing),
         )
@@ -502,8 +521,7 @@ class Peer(Emitter):
         connection = MediaConnection(
             offer,
             outgoing=outgoing,
-            ice_servers=self.ice_servers,
-            relay=self.relay,
+            ice=self.ice,
             signal=self._require_socket().send,
             gate=self._gate_for(offer, outgoing=outgoing),
         )
@@ -549,7 +567,7 @@ class Peer(Emitter):
                         connection._fail(refusal)
             case Expire(peer):
                 error = PeerUnavailable(
-                    f"no peer {peer} answers at {self.broker.url}",
+                    f"no peer {peer} answers at {self.place}",
                     hint="is it running, with the same --server?",
                 )
                 for connection in self._with(peer):
@@ -619,7 +637,7 @@ class Peer(Emitter):
     def _with(self, peer: str) -> list[DataConnection | MediaConnection]:
         return [connection for connection in self._connections.values() if connection.peer == peer]
 
-    def _require_socket(self) -> BrokerSocket:
+    def _require_socket(self) -> BrokerSockets:
         assert self._socket is not None
         return self._socket
 

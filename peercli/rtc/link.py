@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from aiortc.exceptions import InvalidStateError
 from aiortc.sdp import candidate_from_sdp
 
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
-from peercli.options import IceServer
+from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
 from peercli.rtc.datapath import PeerConnection
 from peercli.rtc.ice import Agent, gather_from_servers
@@ -50,7 +50,10 @@ class Trickle:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The pair of transport addresses that a connection uses."""
+    """The pair of transport addresses that a connection uses, each as the other side sees it.
+
+    The types are W3C's `RTCIceCandidateType`: host, srflx, prflx or relay.
+    """
 
     local: str
     remote: str
@@ -71,8 +74,7 @@ class Link:
     called with. `established` and `ended` tell the rest.
 
     Args:
-        servers: every one is asked, all at once.
-        relay: only through TURN.
+        ice: how a path may be looked for.
         media: what a call carries beside its data channel; without, sections for it are refused.
         on_candidate: called for each local candidate that was found after the description was made.
         on_state: called with W3C's `iceConnectionState` each time that it changes.
@@ -80,18 +82,16 @@ class Link:
 
     def __init__(
         self,
-        servers: Sequence[IceServer],
+        ice: IceOptions,
         *,
-        relay: bool,
         media: Media | None = None,
         on_candidate: Callable[[Trickle], None],
         on_state: Callable[[str], None] = lambda state: None,
     ) -> None:
-        self._servers = servers
-        self._relay = relay
+        self._ice_options = ice
         self._media = media
         self._on_candidate = on_candidate
-        policy = RTCIceTransportPolicy.RELAY if relay else RTCIceTransportPolicy.ALL
+        policy = RTCIceTransportPolicy.RELAY if ice.relay else RTCIceTransportPolicy.ALL
         self._pc = PeerConnection(
             RTCConfiguration(
                 iceServers=[], iceTransportPolicy=policy, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE
@@ -199,8 +199,9 @@ class Link:
 
     async def _describe(self) -> str:
         agent = self._agent
+        agent.options = self._ice_options
         agent.on_lost = lambda: self.end(ConnectionLost("the connection to the peer was lost"))
-        if self._relay:
+        if self._ice_options.relay:
             await self._first_relay(agent)
         try:
             await self._set_local()
@@ -209,8 +210,8 @@ class Link:
         if not agent.local_candidates:
             raise NegotiationFailed("this machine has no network address to offer")
         self._described = True
-        if not self._relay:
-            self._spawn(gather_from_servers(agent, self._servers, self._found))
+        if not self._ice_options.relay:
+            self._spawn(gather_from_servers(agent, self._ice_options.servers, self._found))
         return _open_ended(self._pc.localDescription.sdp)
 
     async def _set_local(self) -> None:
@@ -230,7 +231,7 @@ class Link:
                 self._found(candidate)
             found.set()
 
-        asking = self._spawn(gather_from_servers(agent, self._servers, report))
+        asking = self._spawn(gather_from_servers(agent, self._ice_options.servers, report))
         waiting = self._spawn(_wait(found))
         await asyncio.wait({asking, waiting}, timeout=RELAY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -292,14 +293,11 @@ class Link:
     @property
     def route(self) -> Route | None:
         """How the packets go, once there is a path."""
-        if not (self._pc.sctp or self._pc.getTransceivers()) or (pair := self._agent.selected) is None:
+        used = self._pc.sctp or self._pc.getTransceivers()
+        if not used or (pair := self._agent.selected) is None or not self._agent.seen_as:
             return None
-        return Route(
-            _address(*pair.local_addr),
-            _address(*pair.remote_addr),
-            pair.local_candidate.type,
-            pair.remote_candidate.type,
-        )
+        kind, local = self._agent.seen_as
+        return Route(_address(*local), _address(*pair.remote_addr), kind, pair.remote_candidate.type)
 
     @property
     def fingerprints(self) -> tuple[str, str]:

@@ -24,7 +24,8 @@ async def announce(connection: DataConnection, report: Report) -> None:
         )
     )
     if route := connection.route:
-        await report(RouteFound(connection.peer, route.local, route.remote, route.relayed))
+        ends = (route.local, route.remote, route.relayed, route.local_type, route.remote_type)
+        await report(RouteFound(connection.peer, *ends))
 
 
 async def say_closed(

@@ -44,7 +44,7 @@ async def dialled(
 def _too_late(peer: Peer, peer_id: str, timeout: float) -> TimedOut:
     if not peer.open:
         return TimedOut(
-            f"the broker {peer.broker.url} did not answer within {timeout:g} s",
+            f"the broker {peer.place} did not answer within {timeout:g} s",
             hint="check the --server address; --timeout gives it longer",
         )
     return TimedOut(

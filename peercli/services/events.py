@@ -72,13 +72,16 @@ class Refused(Event):
 
 @dataclass(frozen=True, slots=True)
 class RouteFound(Event):
-    """How packets go: `local` and `remote` are addresses with ports."""
+    """How packets go: `local` and `remote` are addresses with ports, as the other side sees them; their types
+    are W3C's: host, srflx, prflx or relay."""
 
     event: ClassVar[str] = "route"
     peer: str
     local: str
     remote: str
     relayed: bool
+    local_type: str
+    remote_type: str
 
 
 @dataclass(frozen=True, slots=True)

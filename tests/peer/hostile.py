@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection, serve
 
 from peercli.errors import PeerError
+from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link
 
@@ -94,7 +95,7 @@ class Mallory(Broker):
 
     async def _between(self, offer: dict[str, Any]) -> None:
         caller, callee, payload = offer["src"], offer["dst"], offer["payload"]
-        near, far = (Link((), relay=False, on_candidate=lambda candidate: None) for _ in range(2))
+        near, far = (Link(IceOptions(), on_candidate=lambda candidate: None) for _ in range(2))
         self._links[caller, payload["connectionId"]] = near
         self._links[callee, payload["connectionId"]] = far
         sdp = await far.offer(payload["label"], ordered=payload["reliable"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peercli.errors import AuthenticationFailed, Declined, PeerError
+from peercli.options import IceOptions
 from peercli.peer import auth
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
@@ -115,7 +116,7 @@ async def test_who_is_admitted_is_asked_with_all_that_was_proved() -> None:
 async def test_a_page_that_can_prove_nothing_is_turned_away() -> None:
     async with hostile(Broker()) as (broker, url), make("bob", url, **BOTH) as bob:
         refused = asyncio.create_task(event(bob, "refused"))
-        link = Link((), relay=False, on_candidate=lambda candidate: None)
+        link = Link(IceOptions(), on_candidate=lambda candidate: None)
         offer = payload("dc_page", await link.offer("dc_page", ordered=False))
         await broker.deliver({"type": "OFFER", "src": "page", "dst": "bob", "payload": offer})
         assert (await refused)[0] == "page"
@@ -288,7 +289,7 @@ async def test_a_session_that_was_recorded_is_of_no_use_again(monkeypatch: pytes
                 await bob.accept()
         hello, _, final, _ = said
         refused = asyncio.create_task(event(bob, "refused"))
-        link = Link((), relay=False, on_candidate=lambda candidate: None)
+        link = Link(IceOptions(), on_candidate=lambda candidate: None)
         offer = broker.heard[0]
         sdp = {"type": "offer", "sdp": await link.offer(offer["payload"]["label"], ordered=True)}
         broker.heard.clear()
@@ -323,9 +324,9 @@ async def test_one_peer_is_not_passed_off_as_another() -> None:
 
 
 async def test_a_peer_is_let_in_again_after_somebody_failed_in_its_name() -> None:
-    async with pair(secret=SECRET) as (_, bob), make("alice2", bob.broker.url, secret="wrong") as wrong:
+    async with pair(secret=SECRET) as (_, bob), make("alice2", bob.brokers[0].url, secret="wrong") as wrong:
         with pytest.raises(AuthenticationFailed):
             await wrong.connect("bob")
-        async with Peer("right", server=bob.broker, ice_servers=(), secret=SECRET) as right:
+        async with Peer("right", server=bob.brokers[0], ice_servers=(), secret=SECRET) as right:
             await right.connect("bob")
             assert (await bob.accept()).peer == "right"

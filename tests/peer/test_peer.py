@@ -30,6 +30,7 @@ from peercli.errors import (
     UnavailableID,
     UsageError,
 )
+from peercli.options import IceOptions
 from peercli.peer import peer as peer_module
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import MAX_EARLY_CONNECTIONS, Peer
@@ -754,7 +755,7 @@ async def test_a_stranger_is_told_what_is_declined() -> None:
 async def test_candidates_that_come_before_their_offer() -> None:
     """The offer is held up on its way; what overtakes it must not be lost."""
     async with our_server() as url, make("bob", url) as bob, clients.client(url, "page") as page:
-        far_side = link.Link((), relay=False, on_candidate=lambda _: None)
+        far_side = link.Link(IceOptions(), on_candidate=lambda _: None)
         sdp = await far_side.offer("label", ordered=True)
         bare, candidates = without_candidates(sdp)
         for candidate in candidates:
@@ -785,7 +786,7 @@ async def test_candidates_for_nobody_do_not_pile_up() -> None:
 async def test_a_page_that_offers_and_vanishes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "CANDIDATE_TIMEOUT", 0.3)
     async with our_server() as url, make("bob", url) as bob, clients.client(url, "page") as page:
-        far_side = link.Link((), relay=False, on_candidate=lambda _: None)
+        far_side = link.Link(IceOptions(), on_candidate=lambda _: None)
         sdp = await far_side.offer("label", ordered=True)
         await far_side.close()
         errors: list[PeerError] = []

@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 
+from peercli.options import IceOptions
 from peercli.rtc.link import Link, Trickle
 
 __all__: list[str] = []
@@ -19,7 +20,7 @@ def _ignore(candidate: Trickle) -> None:
 
 
 async def main() -> None:
-    link = Link((), relay=False, on_candidate=_ignore)
+    link = Link(IceOptions(), on_candidate=_ignore)
     try:
         print(json.dumps(await link.answer(json.loads(sys.stdin.readline()))), flush=True)
         channel = await link.channel()

@@ -23,6 +23,7 @@ from aioice import stun
 
 from peercli.options import IceServer
 from tests import tools
+from tests.certificates import Certificate
 
 __all__ = ["Coturn", "FakeStun", "coturn", "fake_stun", "mapped", "silence"]
 
@@ -87,12 +88,20 @@ class Coturn:
     """A running coturn with one user."""
 
     process: asyncio.subprocess.Process
+    address: str
     port: int
+    tls_port: int
 
     def server(
-        self, *, transport: Literal["udp", "tcp"] = "udp", username: str = "user", password: str = "secret"
+        self,
+        *,
+        transport: Literal["udp", "tcp", "tls"] = "udp",
+        username: str = "user",
+        password: str = "secret",
     ) -> IceServer:
-        return IceServer("turn", "127.0.0.1", self.port, transport, username, password)
+        if transport == "tls":
+            return IceServer("turns", self.address, self.tls_port, "tcp", username, password)
+        return IceServer("turn", self.address, self.port, transport, username, password)
 
     def freeze(self) -> None:
         """Let it hold its sockets and say nothing more."""
@@ -100,16 +109,24 @@ class Coturn:
 
 
 @asynccontextmanager
-async def coturn(folder: Path) -> AsyncIterator[Coturn]:
-    """The real TURN server, over UDP and TCP, relaying from 127.0.0.1; its files go to `folder`."""
+async def coturn(
+    folder: Path, address: str = "127.0.0.1", tls: Certificate | None = None
+) -> AsyncIterator[Coturn]:
+    """The real TURN server, over UDP and TCP, on request TLS too; its files go to `folder`."""
     program = tools.program("turnserver")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        socket.create_server((address, 0), family=family) as probe,
+        socket.create_server((address, 0), family=family) as tls_probe,
+    ):
+        port, tls_port = probe.getsockname()[1], tls_probe.getsockname()[1]
+    secure = (f"--cert={tls.cert}", f"--pkey={tls.key}", f"--tls-listening-port={tls_port}") if tls else ()
     process = await asyncio.create_subprocess_exec(
         program,
-        *("-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", "--fingerprint", "--no-rfc5780"),
+        *("-n", "--no-cli", "--no-dtls", "--lt-cred-mech", "--fingerprint", "--no-rfc5780"),
         *("--realm=test", "--user=user:secret", "--allow-loopback-peers"),
-        *("--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"),
+        *(secure or ("--no-tls",)),
+        *(f"--listening-ip={address}", f"--relay-ip={address}", f"--listening-port={port}"),
         *(f"--userdb={folder / 'turndb'}", f"--pidfile={folder / 'pid'}", "--log-file=stdout"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -118,19 +135,20 @@ async def coturn(folder: Path) -> AsyncIterator[Coturn]:
     )
     try:
         async with asyncio.timeout(START_TIMEOUT):
-            await _listening(process, port)
-        yield Coturn(process, port)
+            for listening in (port, tls_port) if tls else (port,):
+                await _listening(process, address, listening)
+        yield Coturn(process, address, port, tls_port)
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
-async def _listening(process: asyncio.subprocess.Process, port: int) -> None:
+async def _listening(process: asyncio.subprocess.Process, address: str, port: int) -> None:
     while True:
         assert process.returncode is None, "coturn did not start"
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection(address, port)
         except ConnectionRefusedError:
             await asyncio.sleep(0.05)
             continue

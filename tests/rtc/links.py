@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from peercli.options import IceServer
+from peercli.options import IceOptions, IceServer
 from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link, Trickle
 
@@ -20,7 +20,7 @@ class End:
     """A link, and what it wants the far side to be told."""
 
     def __init__(self, servers: Sequence[IceServer] = (), *, relay: bool = False) -> None:
-        self.link = Link(servers, relay=relay, on_candidate=self._trickle)
+        self.link = Link(IceOptions(tuple(servers), relay), on_candidate=self._trickle)
         self.trickled: asyncio.Queue[Trickle] = asyncio.Queue()
         self.tell: Callable[[Trickle], None] = self.trickled.put_nowait
 

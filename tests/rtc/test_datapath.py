@@ -268,7 +268,7 @@ async def test_a_path_that_takes_less_from_now_on() -> None:
 
 @probing
 async def test_another_pair_is_selected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "host_addresses", lambda: ["127.0.0.1", "127.0.0.2"])
+    monkeypatch.setattr(ice, "host_addresses", lambda interfaces: ["127.0.0.1", "127.0.0.2"])
     async with connected() as (one, _, here, there):
         await until_large(here, there, LADDER[-1])
         agent = one.link._agent

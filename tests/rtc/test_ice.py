@@ -20,9 +20,10 @@ import pytest
 from aioice import Candidate, Connection, stun
 from aioice.ice import ConnectionClosed, StunProtocol, TransportPolicy
 
-from peercli.options import IceServer
+from peercli.options import IceOptions, IceServer
 from peercli.rtc import ice
 from peercli.rtc.ice import Agent, gather_from_servers
+from tests.certificates import certificate
 from tests.rtc.ice_servers import coturn, fake_stun, mapped, silence
 
 PATIENCE = 20.0  # s until a test that hangs is told so
@@ -30,10 +31,13 @@ OUTSIDE = ("198.51.100.7", 4000)  # an address that only a server can have told 
 
 
 @asynccontextmanager
-async def agent(*, controlling: bool = True, relay: bool = False) -> AsyncIterator[Agent]:
+async def agent(
+    *, controlling: bool = True, relay: bool = False, options: IceOptions | None = None
+) -> AsyncIterator[Agent]:
     """An agent that has its host candidates."""
     policy = TransportPolicy.RELAY if relay else TransportPolicy.ALL
     made = Agent.adopt(Connection(ice_controlling=controlling, transport_policy=policy))
+    made.options = options or IceOptions()
     try:
         async with asyncio.timeout(PATIENCE):
             await made.gather_candidates()
@@ -106,18 +110,56 @@ async def test_relay_means_no_hosts() -> None:
             assert good.requests == 0
 
 
-def test_loopback_only_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Adapter:
-        def __init__(self, *ips: str | tuple[str, int, int]) -> None:
-            self.ips = [type("IP", (), {"ip": ip})() for ip in ips]
+class Adapter:
+    def __init__(self, name: str, *ips: str | tuple[str, int, int]) -> None:
+        self.nice_name = name
+        self.ips = [type("IP", (), {"ip": ip})() for ip in ips]
 
-    loopback = Adapter("127.0.0.1", ("::1", 0, 0))
-    wired = Adapter("192.0.2.1", ("2001:db8::1", 0, 0), ("fe80::1", 0, 3))
-    adapters = [loopback]
+
+LOOPBACK = Adapter("lo", "127.0.0.1", ("::1", 0, 0))
+WIRED = Adapter("eth0", "192.0.2.1", ("2001:db8::1", 0, 0), ("fe80::1", 0, 3))
+DOCKER = Adapter("docker0", "172.17.0.1")
+
+
+@pytest.mark.parametrize(
+    ("adapters", "wanted", "addresses"),
+    [
+        ([LOOPBACK], (), ["127.0.0.1", "::1"]),
+        ([LOOPBACK, WIRED, DOCKER], (), ["192.0.2.1", "2001:db8::1"]),
+        ([LOOPBACK, DOCKER], (), ["172.17.0.1"]),
+        ([LOOPBACK, WIRED, DOCKER], ("*",), ["192.0.2.1", "2001:db8::1", "172.17.0.1"]),
+        ([LOOPBACK, WIRED, DOCKER], ("docker*", "wlan0"), ["172.17.0.1"]),
+        ([LOOPBACK, WIRED, DOCKER], ("lo",), ["127.0.0.1", "::1"]),
+        ([LOOPBACK, WIRED, DOCKER], ("wlan0",), []),
+    ],
+    ids=["alone", "usual", "only-virtual", "all", "chosen", "loopback", "none"],
+)
+def test_which_addresses_are_offered(
+    adapters: list[Adapter], wanted: tuple[str, ...], addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ifaddr.get_adapters", lambda: adapters)
-    assert ice.host_addresses() == ["127.0.0.1", "::1"]
-    adapters.append(wired)
-    assert ice.host_addresses() == ["192.0.2.1", "2001:db8::1"]
+    assert ice.host_addresses(wanted) == addresses
+
+
+async def test_ports_stay_in_their_range() -> None:
+    """And one that is taken is passed over."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("0.0.0.0", 0))
+        low = probe.getsockname()[1]
+        options = IceOptions(ports=(low, low + 4))
+        for _ in range(5):
+            async with agent(options=options) as made:
+                ports = [host.port for host in made.local_candidates if ":" not in host.host]
+                assert ports
+                assert all(low < port <= low + 4 for port in ports)
+
+
+async def test_a_range_that_is_taken_leaves_no_candidate() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("0.0.0.0", 0))
+        port = probe.getsockname()[1]
+        async with agent(options=IceOptions(ports=(port, port))) as made:
+            assert [host for host in made.local_candidates if ":" not in host.host] == []
 
 
 # STUN -----------------------------------------------------------------------------------------
@@ -248,7 +290,50 @@ async def test_two_agents_meet_at_a_turn_server(transport: Literal["udp", "tcp"]
 
 async def test_a_wrong_password_gets_no_relay(tmp_path: Path) -> None:
     async with coturn(tmp_path) as turn, agent() as made:
-        assert await gather(made, turn.server(password="wrong"), turn.server(username="nobody")) == []
+        wrong, nobody = turn.server(password="wrong"), turn.server(username="nobody")
+        assert await gather(made, wrong, nobody) == []
+        assert [made.reports[server].outcome for server in (wrong, nobody)] == ["refused", "refused"]
+
+
+async def test_turn_over_tls_wants_a_certificate_that_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = certificate(tmp_path)
+    async with coturn(tmp_path, tls=tls) as turn:
+        server = turn.server(transport="tls")
+        async with agent(relay=True) as made:
+            assert await gather(made, server) == []
+            assert made.reports[server].outcome == "untrusted"
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls.cert))
+        async with agent(relay=True) as one, agent(relay=True, controlling=False) as other:
+            for side in (one, other):
+                assert [candidate.type for candidate in await gather(side, server)] == ["relay"]
+            async with joined(one, other):
+                await one.send(b"\xffto the other side")
+                assert await other.recv() == b"\xffto the other side"
+
+
+async def test_relays_over_ipv6(tmp_path: Path) -> None:
+    """The server has nothing else; asked in the usual way it would give an IPv4 address."""
+    async with (
+        coturn(tmp_path, "::1") as turn,
+        agent(relay=True) as one,
+        agent(relay=True, controlling=False) as other,
+    ):
+        for side in (one, other):
+            [candidate] = await gather(side, turn.server())
+            assert (candidate.type, candidate.host) == ("relay", "::1")
+        async with joined(one, other):
+            await one.send(b"\xffto the other side")
+            assert await other.recv() == b"\xffto the other side"
+
+
+async def test_a_turn_server_tells_how_we_look_too(tmp_path: Path) -> None:
+    async with coturn(tmp_path) as turn, agent() as made:
+        server = turn.server()
+        await gather(made, server)
+        assert set(made.reports[server].mapped) <= {(host.host, host.port) for host in made.local_candidates}
+        assert made.reports[server].outcome == "answered"
 
 
 async def test_a_relay_that_comes_late_is_still_paired(tmp_path: Path) -> None:

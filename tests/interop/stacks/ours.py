@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from peercli.errors import ConnectionClosed
+from peercli.options import IceOptions
 from peercli.rtc import datapath
 from peercli.rtc.channel import Channel
 from peercli.rtc.datapath import SctpTransport
@@ -44,7 +45,7 @@ class _Link(Link):
     """A link that also tells of the channels that it has no use for."""
 
     def __init__(self, ours: OurConnection) -> None:
-        super().__init__([], relay=False, on_candidate=lambda _: None)
+        super().__init__(IceOptions(), on_candidate=lambda _: None)
         self._ours = ours
 
     def _adopt(self, channel: Channel) -> None:
