@@ -422,8 +422,8 @@ def complete(
 def _listed(config: Any) -> list[str]:
     """The ids that the broker tells, if one was named (the public one tells none), and tells in time."""
     named = config.for_command("peers", os.environ.get("PEERCLI_PROFILE", "")).get("server")
-    url = os.environ.get("PEERCLI_SERVER") or (named and named.value)
-    if not url:
+    urls = os.environ.get("PEERCLI_SERVER") or (named and named.value)
+    if not urls:
         return []
     import asyncio
 
@@ -433,7 +433,8 @@ def _listed(config: Any) -> list[str]:
 
     async def ask() -> list[str]:
         async with asyncio.timeout(LIST_TIMEOUT):
-            return await list_peers(parse_broker(str(url)))
+            each = urls.split() if isinstance(urls, str) else urls
+            return await list_peers([parse_broker(str(url)) for url in each])
 
     try:
         return asyncio.run(ask())
