@@ -28,7 +28,17 @@ from urllib.parse import urlsplit
 
 from tests import tools
 
-__all__ = ["BROWSERS", "Browser", "BrowserError", "Browsers", "Page", "PageConnection", "PagePeer", "Tagged"]
+__all__ = [
+    "BROWSERS",
+    "Browser",
+    "BrowserError",
+    "Browsers",
+    "Page",
+    "PageCall",
+    "PageConnection",
+    "PagePeer",
+    "Tagged",
+]
 
 BROWSERS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
@@ -263,6 +273,47 @@ class PagePeer(_Named):
         connection = PageConnection(self.page, await self.happened("connection"))
         await connection.happened("open")
         return connection
+
+    async def call(self, id: str, *kinds: str, **options: Any) -> PageCall:
+        """Call somebody, with a stream of these kinds of media.
+
+        Args:
+            options: PeerJS's: metadata, constraints.
+        """
+        name = f"{self.name}>{next(self._dialled)}"
+        return PageCall(self.page, await self.page.call("call", self.name, name, id, kinds, options))
+
+    async def accept_call(self) -> PageCall:
+        """The next call that comes to this peer."""
+        return PageCall(self.page, await self.happened("call"))
+
+
+class PageCall(_Named):
+    """A `MediaConnection` in a page.
+
+    Attributes:
+        facts: peer, metadata and connectionId, as PeerJS has them.
+    """
+
+    def __init__(self, page: Page, facts: dict[str, Any]) -> None:
+        super().__init__(page, facts.pop("name"))
+        self.facts = facts
+
+    async def answer(self, *kinds: str) -> None:
+        """Take the call, with a stream of these kinds of media; without any, with no stream."""
+        await self.page.call("answer", self.name, kinds)
+
+    async def seen(self) -> dict[str, Any]:
+        """What its <video> shows: width, height, frames, colours `left` and `right`.
+
+        And of the sound the `packets`, and the `tone` in Hz, None where the browser has no sound card.
+        """
+        seen: dict[str, Any] = await self.page.call("seen", self.name)
+        return seen
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self.tell("close")
 
 
 class PageConnection(_Named):

@@ -34,11 +34,13 @@ const CHROMIUM_TRUSTED = [
   "--use-fake-ui-for-media-stream",
   "--use-fake-device-for-media-stream",
   "--allow-loopback-in-peer-connection",
+  "--autoplay-policy=no-user-gesture-required",
 ];
 const FIREFOX_TRUSTED = {
   "permissions.default.camera": 1,
   "permissions.default.microphone": 1,
   "media.navigator.streams.fake": true,
+  "media.autoplay.default": 0,
   "media.peerconnection.ice.loopback": true,
   "media.peerconnection.ice.obfuscate_host_addresses": false,
 };

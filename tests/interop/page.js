@@ -153,8 +153,83 @@ function recordConnection(name, connection) {
   };
 }
 
+// ---- Calls. What the page sends is red on the left and blue on the right, and the tone of the browser's fake microphone.
+
+async function localStream(kinds) {
+  const stream = new MediaStream();
+  if (kinds.includes("video")) {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 240 });
+    const paint = canvas.getContext("2d");
+    let drawn = 0;
+    setInterval(() => {
+      paint.fillStyle = "#f00";
+      paint.fillRect(0, 0, 160, 240);
+      paint.fillStyle = "#00f";
+      paint.fillRect(160, 0, 160, 240);
+      paint.fillStyle = "#fff";
+      paint.fillRect(156, drawn++ % 240, 8, 8); // a canvas that does not change gives no frames
+    }, 50);
+    stream.addTrack(canvas.captureStream(20).getVideoTracks()[0]);
+  }
+  if (kinds.includes("audio"))
+    stream.addTrack((await navigator.mediaDevices.getUserMedia({ audio: true })).getAudioTracks()[0]);
+  return stream;
+}
+
+function hear(stream) {
+  if (!stream.getAudioTracks().length) return null;
+  const context = new AudioContext();
+  const ear = context.createAnalyser();
+  context.createMediaStreamSource(stream).connect(ear);
+  ear.fftSize = 8192;
+  return ear;
+}
+
+// The frequency that is loudest, in Hz; 0 when there is silence; null where a browser without a sound card hears nothing.
+function tone(ear) {
+  if (ear.context.state !== "running") return null;
+  const levels = new Float32Array(ear.frequencyBinCount);
+  ear.getFloatFrequencyData(levels);
+  const loudest = levels.reduce((best, each, index) => (each > levels[best] ? index : best), 0);
+  return levels[loudest] > -60 ? (loudest * ear.context.sampleRate) / ear.fftSize : 0;
+}
+
+function recordCall(name, call) {
+  const happened = record(name, call);
+  call.on("stream", (stream) => {
+    if (happened.video?.srcObject === stream) return; // PeerJS says it once for each track
+    happened.video = Object.assign(document.createElement("video"), { muted: true, autoplay: true, srcObject: stream });
+    happened.ear = hear(stream);
+    happened.add("stream", stream.getTracks().map((track) => track.kind).sort());
+  });
+  call.on("willCloseOnRemote", () => happened.add("willCloseOnRemote"));
+  call.on("close", () => happened.add("close", performance.now()));
+  call.on("error", (error) => happened.add("error", failure(error)));
+  return { name, peer: call.peer, metadata: call.metadata ?? null, connectionId: call.connectionId };
+}
+
+// What the <video> of a call shows: its size, and the colours in the middle of its left and right half; how much has come.
+async function seen(name) {
+  const { video, ear, subject } = get(name);
+  const report = { width: 0, height: 0, frames: 0, left: [], right: [], packets: 0, tone: ear ? tone(ear) : 0 };
+  if (!video) return report;
+  for (const stats of (await subject.peerConnection.getStats()).values()) {
+    if (stats.type !== "inbound-rtp") continue;
+    if (stats.kind === "audio") report.packets = stats.packetsReceived;
+    else report.frames = stats.framesDecoded;
+  }
+  report.width = video.videoWidth;
+  report.height = video.videoHeight;
+  if (!report.width) return report;
+  const canvas = Object.assign(document.createElement("canvas"), { width: report.width, height: report.height });
+  const paint = canvas.getContext("2d", { willReadFrequently: true });
+  paint.drawImage(video, 0, 0);
+  const colour = (x) => Array.from(paint.getImageData(report.width * x, report.height / 2, 1, 1).data.slice(0, 3));
+  return { ...report, left: colour(0.25), right: colour(0.75) };
+}
+
 window.harness = {
-  // Make a peer called `name`; the connections that come to it are called name:1, name:2, …
+  // Make a peer called `name`; the connections and calls that come to it are called name:1, name:2, …
   peer(name, id, options) {
     const peer = new Peer(id ?? undefined, { serializers: { MsgPack }, ...options });
     const happened = record(name, peer);
@@ -163,6 +238,7 @@ window.harness = {
     peer.on("connection", (connection) =>
       happened.add("connection", recordConnection(`${name}:${++incoming}`, connection)),
     );
+    peer.on("call", (call) => happened.add("call", recordCall(`${name}:${++incoming}`, call)));
     peer.on("disconnected", () => happened.add("disconnected"));
     peer.on("close", () => happened.add("close"));
     peer.on("error", (error) => happened.add("error", failure(error)));
@@ -171,6 +247,17 @@ window.harness = {
   connect(peer, name, id, options) {
     return recordConnection(name, get(peer).subject.connect(id, options));
   },
+
+  async call(peer, name, id, kinds, options) {
+    return recordCall(name, get(peer).subject.call(id, await localStream(kinds), options));
+  },
+
+  // Take a call; with no kinds of media, without a stream.
+  async answer(call, kinds) {
+    get(call).subject.answer(kinds.length ? await localStream(kinds) : undefined);
+  },
+
+  seen,
 
   // Send every value, in order: a Blob takes PeerJS a moment to read.
   async send(connection, values) {

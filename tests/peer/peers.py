@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from peercli.peer.data import DataConnection
+from peercli.peer.emitter import Emitter
 from peercli.peer.peer import Peer
 from tests.brokers import our_server
 
@@ -43,7 +44,7 @@ async def linked(**options: Any) -> AsyncIterator[tuple[DataConnection, DataConn
         yield here, await bob.accept()
 
 
-async def event(emitter: Peer | DataConnection, name: str) -> tuple[Any, ...]:
+async def event(emitter: Emitter, name: str) -> tuple[Any, ...]:
     """What the next event of this name brings."""
     heard: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
 
