@@ -155,10 +155,10 @@ async def test_events() -> None:
 async def test_nothing_flows_before_the_far_side_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
     admitted = asyncio.Event()
 
-    async def admit(*_: object) -> None:
+    async def prove(*_: object) -> None:
         await admitted.wait()
 
-    monkeypatch.setattr(MediaConnection, "_admit", admit)
+    monkeypatch.setattr(MediaConnection, "_prove", prove)
     async with pair(take_calls=True) as (alice, bob):
         here = alice.ring("bob", stream())
         there = await bob.accept_call()
