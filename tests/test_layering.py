@@ -41,9 +41,13 @@ ONLY_IN: dict[str, str] = {
     "rich": "cli",
     "prompt_toolkit": "cli",
     "websockets": "peer",
-    "aiohttp": "server",
+    "httptools": "server",
+    "orjson": "server",
+    "prometheus_client": "server",
+    "redis": "server",
+    "uvloop": "cli",
 }
-PURE = ("protocol", "sctp", "server/realm.py")
+PURE = ("protocol", "sctp", "server/envelope.py", "server/frames.py", "server/realm.py")
 IMPURE_MODULES = {
     "asyncio",
     "logging",
@@ -148,7 +152,10 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(TREES[path]), f"{name_of(path)} has no docstring"
 
 
-HEAVY = {"aiortc", "aioice", "av", "websockets", "aiohttp", "OpenSSL", "cryptography", "google_crc32c"}
+HEAVY = {
+    *("aiortc", "aioice", "av", "OpenSSL", "cryptography", "google_crc32c"),
+    *("websockets", "httptools", "uvloop", "orjson", "redis"),
+}
 
 
 @pytest.mark.parametrize(

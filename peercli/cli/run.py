@@ -88,7 +88,11 @@ def _fill_closed_descriptors() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
-def run(work: Callable[[Console], Awaitable[None]], console: Console) -> None:
+def run(
+    work: Callable[[Console], Awaitable[None]],
+    console: Console,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> None:
     """Run a command's work to its end, and leave with the exit code that tells how it went.
 
     SIGINT, SIGTERM and SIGHUP cancel the work, which then says goodbye to its peers; a second one does
@@ -98,7 +102,7 @@ def run(work: Callable[[Console], Awaitable[None]], console: Console) -> None:
         typer.Exit: always, unless the code is 0.
     """
     _log(console.verbosity)
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     try:
         code = loop.run_until_complete(_supervise(work, console))
         loop.run_until_complete(loop.shutdown_asyncgens())

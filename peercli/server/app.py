@@ -1,4 +1,4 @@
-"""The broker on the network: HTTP and WebSockets around the realm.
+"""The broker on the network: HTTP and WebSockets around the realms.
 
 Its URLs, answers and messages are those of PeerServer 1.0.2 (`api/v1`, `webSocketServer`), so that stock
 PeerJS works with it. It differs where PeerServer fails its users: a client that comes back hears OPEN, an id
@@ -9,30 +9,40 @@ everything that a client can make it keep or do has a limit (`options.Limits`).
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
+import time
 import uuid
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
-
-from aiohttp import WSMsgType, web
-from aiohttp.http import HttpProcessingError
+from typing import Any, Self
 
 from peercli.errors import UsageError
+from peercli.server.access import Key, NotAllowed, ice_servers, read_keys
+from peercli.server.http import HttpConnection, Request, Response, accept_upgrade
 from peercli.server.limits import Rates, network
 from peercli.server.options import ServerOptions
-from peercli.server.realm import INVALID_KEY, MISSING_PARAMETERS, Effects, Realm, Send, refusal
+from peercli.server.realm import (
+    INVALID_KEY,
+    MISSING_PARAMETERS,
+    Effects,
+    Realm,
+    Send,
+    refusal,
+)
 from peercli.server.websocket import Socket
 
 __all__ = ["Server"]
 
 log = logging.getLogger(__name__)
-http_log = logging.getLogger(f"{__name__}.http")
 
 SWEEP_INTERVAL = 0.25  # seconds between looks at what has run out
 SHUTDOWN_GRACE = 3.0  # seconds for the sockets to close when the broker stops
 MESSAGE_UNIT = 16 * 1024  # bytes that count as one message more
+BACKLOG = 4096  # connections that the kernel may have waiting for us
 GOING_AWAY = 1001  # WebSocket close code (RFC 6455, section 7.4.1)
 
 # What clients look for to recognise a broker (PeerServer's `app.json`).
@@ -44,6 +54,14 @@ ABOUT = {
 NOT_STORED = {"Cache-Control": "no-store"}
 
 
+@dataclass(slots=True)
+class _Tenant:
+    """An API key and its realm."""
+
+    key: Key
+    realm: Realm[Socket]
+
+
 class Server:
     """A broker, listening while its `async with` block lasts.
 
@@ -52,29 +70,26 @@ class Server:
             await server.serve_until(stop)
 
     Raises (on entry):
-        UsageError: the address cannot be listened on, or the certificate not be used.
+        UsageError: the address cannot be listened on, or a file that the options name not be used.
     """
 
     def __init__(self, options: ServerOptions | None = None) -> None:
         self.options = options or ServerOptions()
-        limits = self.options.limits
-        self._realm: Realm[Socket] = Realm(
-            expire_timeout=self.options.expire_timeout,
-            alive_timeout=self.options.alive_timeout,
-            concurrent_limit=self.options.concurrent_limit,
-            max_held=limits.max_held,
-            max_held_per_peer=limits.max_held_per_peer,
-        )
+        self.limits = limits = self.options.limits
+        self._tenants: dict[str, _Tenant] = {}
         self._requests = Rates(limits.request_rate, limits.request_burst)
         self._messages = Rates(limits.message_rate, limits.message_burst)
-        self._sockets: dict[Socket, asyncio.Task[object]] = {}  # each with the task that reads it
+        self._connections: Counter[str] = Counter()  # by address
+        self._http: dict[asyncio.Transport, str] = {}  # connections that are no sockets yet, by address
+        self._sockets: dict[Socket, None] = {}  # in the order in which they came
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()  # set when the last socket is gone
         self._stopping = False
 
     @property
     def port(self) -> int:
         """The port it listens on: the one asked for, or the one found free."""
-        port: int = self._runner.addresses[0][1]
-        return port
+        return self._port
 
     @property
     def url(self) -> str:
@@ -85,33 +100,30 @@ class Server:
 
     @property
     def peers(self) -> list[str]:
-        """The ids of the clients."""
-        return self._realm.ids
+        """The ids of the clients, of all keys."""
+        return [peer_id for tenant in self._tenants.values() for peer_id in tenant.realm.ids]
 
     async def __aenter__(self) -> Self:
         options = self.options
-        tls = _tls_context(options)
-        self._loop = asyncio.get_running_loop()
-        self._runner = web.ServerRunner(
-            web.Server(
-                self._handle,
-                access_log=None,
-                logger=http_log,
-                keepalive_timeout=options.limits.http_idle,
-                lingering_time=0,
-            ),
-            shutdown_timeout=SHUTDOWN_GRACE,
-        )
-        await self._runner.setup()
-        self._site = web.TCPSite(self._runner, options.host, options.port, ssl_context=tls)
+        self._tls = None if options.tls_cert is None else ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.reload()
+        self._loop = loop = asyncio.get_running_loop()
         try:
-            await self._site.start()
+            self._listener = await loop.create_server(
+                lambda: HttpConnection(self, loop),
+                options.host,
+                options.port,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else self.limits.http_idle,
+                reuse_port=options.share_port or None,
+                backlog=BACKLOG,
+            )
         except OSError as error:
-            await self._runner.cleanup()
             raise UsageError(
                 f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
                 hint="Another program may have the port; 0 takes a free one.",
             ) from error
+        self._port: int = self._listener.sockets[0].getsockname()[1]
         self._sweeper = asyncio.create_task(self._sweep(), name="broker sweeper")
         return self
 
@@ -119,17 +131,36 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        await self._site.stop()
-        self._sweeper.cancel()
-        for socket in self._sockets:
+        self._listener.close()
+        try:
+            await self._drain()
+        finally:
+            self._sweeper.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(self._sweeper, *self._tasks, return_exceptions=True)
+            for transport in [*self._http, *(socket.transport for socket in self._sockets)]:
+                transport.abort()
+            await asyncio.sleep(0)  # for the transports to tell their protocols
+
+    async def _drain(self) -> None:
+        """Tell the clients that we go, so many at a time that wherever they turn to can take them in."""
+        for transport in list(self._http):
+            transport.close()
+        sockets = list(self._sockets)
+        until, left = self._loop.time() + self.options.drain, len(sockets)
+        for socket in sockets:
             socket.close(GOING_AWAY, "the broker is stopping")
-        readers = list(self._sockets.values())
-        if readers:
-            _, slow = await asyncio.wait(readers, timeout=SHUTDOWN_GRACE)
-            for reader in slow:
-                reader.cancel()
-        await asyncio.gather(self._sweeper, *readers, return_exceptions=True)
-        await self._runner.cleanup()
+            left -= 1
+            if (rest := until - self._loop.time()) > 0 and left:
+                await asyncio.sleep(rest / left)
+        if self._sockets:
+            self._emptied.clear()
+            try:
+                async with asyncio.timeout(SHUTDOWN_GRACE):
+                    await self._emptied.wait()
+            except TimeoutError:
+                log.debug("%d clients did not say goodbye", len(self._sockets))
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set."""
@@ -141,141 +172,209 @@ class Server:
         finally:
             waiter.cancel()
 
+    def reload(self) -> None:
+        """Read the certificate and the keys file again. Clients whose key is gone have to leave.
+
+        Raises:
+            UsageError: one of them cannot be used; all is as it was.
+        """
+        keys = read_keys(self.options)
+        if self._tls is not None:
+            _load_certificate(self._tls, self.options)
+        for name in self._tenants.keys() - keys.keys():
+            gone = self._tenants.pop(name)
+            for socket in [socket for socket in self._sockets if socket.tenant is gone]:
+                self._apply(refusal(socket, INVALID_KEY))
+        for name, key in keys.items():
+            if (tenant := self._tenants.get(name)) is not None:
+                tenant.key = key
+                tenant.realm.concurrent_limit = key.concurrent_limit
+            else:
+                self._tenants[name] = _Tenant(key, self._make_realm(key))
+
+    def _make_realm(self, key: Key) -> Realm[Socket]:
+        return Realm(
+            expire_timeout=self.options.expire_timeout,
+            alive_timeout=self.options.alive_timeout,
+            concurrent_limit=key.concurrent_limit,
+            max_held=self.limits.max_held,
+            max_held_per_peer=self.limits.max_held_per_peer,
+        )
+
     # HTTP ----------------------------------------------------------------------------------------
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        address = self._address(request)
+    def joined(self, transport: asyncio.Transport) -> bool:
+        """`http.Site`: a connection was made."""
+        peer = transport.get_extra_info("peername")
+        address = _network(peer[0] if peer else "")
+        # Behind a proxy all connections come from it.
+        if self._stopping or (
+            self._connections[address] >= self.limits.max_connections and not self.options.proxied
+        ):
+            return False
+        self._connections[address] += 1
+        self._http[transport] = address
+        return True
+
+    def parted(self, transport: asyncio.Transport) -> None:
+        """`http.Site`: a connection ended."""
+        if (address := self._http.pop(transport, None)) is not None:
+            self._release(address)
+
+    def _release(self, address: str) -> None:
+        self._connections[address] -= 1
+        if not self._connections[address]:
+            del self._connections[address]
+
+    def answer(self, request: Request, transport: asyncio.Transport) -> Response:
+        """`http.Site`: the answer to a request."""
+        address = self._address(request, transport)
         if self._stopping:
-            response = web.Response(status=503, text="Stopping")
+            response = Response(503, b"Stopping")
         elif not self._requests.allow(address, self._loop.time()):
-            response = web.Response(status=429, text="Too many requests", headers={"Retry-After": "1"})
-        elif request.path == f"{self.options.path}peerjs" and _asks_for_websocket(request):
-            return await self._serve_socket(request, address)
+            response = Response(429, b"Too many requests", headers={"Retry-After": "1"})
+        elif request.path == f"{self.options.path}peerjs" and request.wants_websocket:
+            response = accept_upgrade(request)
         else:
             response = self._answer(request)
-        self._allow_origin(request, response)
-        response.headers["Server"] = "peercli"
+        if response.status != 101:
+            self._allow_origin(request, response)
         return response
 
-    def _address(self, request: web.BaseRequest) -> str:
+    def _address(self, request: Request, transport: asyncio.Transport) -> str:
         """Who asks, as far as limits are concerned: the connection's far end, or whom our proxy names."""
-        candidates = [request.remote or ""]
         if hops := self.options.proxied:
-            forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
             # Each proxy appends whom it heard it from; what stands further left anybody can write.
-            candidates = [entry.strip() for entry in forwarded[-hops:][:1]] + candidates
-        for candidate in candidates:
-            with suppress(ValueError):
-                return network(candidate)
-        return ""
+            forwarded = request.headers.get("x-forwarded-for", "").split(",")
+            for entry in forwarded[-hops:][:1]:
+                if address := _network(entry.strip()):
+                    return address
+        return self._http[transport]
 
-    def _answer(self, request: web.BaseRequest) -> web.Response:
+    def _answer(self, request: Request) -> Response:
         path, prefix = request.path, self.options.path
         if not f"{path}/".startswith(prefix):
-            return web.Response(status=404, text="Not Found")
+            return Response(404, b"Not Found")
         if request.method == "OPTIONS":
-            return web.Response(status=204)
-        parts = path[len(prefix) :].strip("/").split("/") if request.method in {"GET", "HEAD"} else None
-        match parts:
-            case [""]:
-                return web.json_response(ABOUT)
-            case [key, "id" | "peers"] if key != self.options.key:
-                return web.Response(status=401, text=INVALID_KEY)
-            case [_, "id"]:
-                return web.Response(text=str(uuid.uuid4()), content_type="text/html", headers=NOT_STORED)
-            case [_, "peers"] if self.options.allow_discovery:
-                return web.json_response(self.peers, headers=NOT_STORED)
-            case [_, "peers"]:
-                return web.Response(status=401, text="Unauthorized")
+            return Response(204)
+        parts = path[len(prefix) :].strip("/").split("/")
+        if parts == [""]:
+            return _json(ABOUT, {})
+        name, _, method = "/".join(parts).partition("/")
+        if method not in ("id", "peers", "ice"):
+            return Response(404, b"Not Found")
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            return Response(401, INVALID_KEY.encode())
+        match method:
+            case "id":
+                return Response(
+                    200, str(uuid.uuid4()).encode(), "text/html; charset=utf-8", NOT_STORED.copy()
+                )
+            case "ice" if self.options.turn_urls:
+                return self._offer_turn(request, tenant.key)
+            case "peers" if tenant.key.allow_discovery:
+                return _json(tenant.realm.ids, NOT_STORED)
+            case "peers":
+                return Response(401, b"Unauthorized")
             case _:
-                return web.Response(status=404, text="Not Found")
+                return Response(404, b"Not Found")
 
-    def _allow_origin(self, request: web.BaseRequest, response: web.Response) -> None:
+    def _offer_turn(self, request: Request, key: Key) -> Response:
+        now = time.time()
+        peer_id = request.query.get("id", "")
+        if key.auth_secret:
+            try:
+                key.identify(peer_id, request.query.get("token", ""), now)
+            except NotAllowed as error:
+                return Response(401, str(error).encode())
+        servers = ice_servers(self.options, uuid.uuid4().hex, now)
+        return _json({"iceServers": servers, "ttl": int(self.options.turn_lifetime)}, NOT_STORED)
+
+    def _allow_origin(self, request: Request, response: Response) -> None:
         """CORS, as the npm package `cors` answers for PeerServer: the origin is named back if it may call."""
-        origin = request.headers.get("Origin")
-        response.headers.add("Vary", "Origin")
+        origin = request.headers.get("origin")
+        vary = ["Origin"]
         if origin is not None and ("*" in self.options.cors or origin in self.options.cors):
             response.headers["Access-Control-Allow-Origin"] = origin
         if response.status == 204:
             response.headers["Access-Control-Allow-Methods"] = "GET,HEAD"
-            response.headers.add("Vary", "Access-Control-Request-Headers")
-            if wanted := request.headers.get("Access-Control-Request-Headers"):
+            vary.append("Access-Control-Request-Headers")
+            if wanted := request.headers.get("access-control-request-headers"):
                 response.headers["Access-Control-Allow-Headers"] = wanted
+        response.headers["Vary"] = ", ".join(vary)
 
     # WebSockets ----------------------------------------------------------------------------------
 
-    async def _serve_socket(self, request: web.BaseRequest, address: str) -> web.StreamResponse:
-        limits = self.options.limits
-        protocol = request.headers.get("Sec-WebSocket-Protocol", "").partition(",")[0].strip()
-        web_socket = web.WebSocketResponse(
-            timeout=limits.close_timeout,
-            autoping=False,
-            compress=False,
-            max_msg_size=limits.max_message,
-            protocols=[protocol] if protocol else [],  # the first it offers, as PeerServer
-        )
-        await web_socket.prepare(request)
-        task = asyncio.current_task()
-        assert task is not None
-        if request.transport is None or self._stopping:
-            return web_socket
-        socket = Socket(web_socket, request.transport, limits)
-        self._sockets[socket] = task
-        try:
-            async with asyncio.timeout(None) as reading:
-                socket.when_said(lambda: reading.reschedule(self._loop.time()))
-                try:
-                    # Of a parameter given twice the last counts, as in PeerServer.
-                    await self._admit(socket, dict(request.query.items()))
-                    await self._read(socket, web_socket, address)
-                finally:
-                    socket.when_said(None)
-        except TimeoutError:
-            self._realm.detach(socket)
-            await socket.say_goodbye()
-        finally:
-            self._realm.detach(socket)
-            await socket.aclose()
-            del self._sockets[socket]
-        return web_socket
+    def upgrade(self, request: Request, transport: asyncio.Transport, early: bytes) -> None:
+        """`http.Site`: a connection has become a WebSocket."""
+        address, connected = self._address(request, transport), self._http.pop(transport)
+        if address != connected:
+            self._release(connected)
+            self._connections[address] += 1
+        socket = Socket(self, self._loop, transport, address)
+        transport.set_protocol(socket)
+        self._sockets[socket] = None
+        if self.options.proxied and self._connections[address] > self.limits.max_connections:
+            self._apply(refusal(socket, TOO_MANY))
+        else:
+            self._admit(socket, request)
+        if early:
+            socket.data_received(early)
 
-    async def _admit(self, socket: Socket, query: dict[str, str]) -> None:
-        peer_id, token, key = (query.get(name, "") for name in ("id", "token", "key"))
+    def _admit(self, socket: Socket, request: Request) -> None:
+        # Of a parameter given twice the last counts, as in PeerServer.
+        peer_id, token, key = (request.query.get(name, "") for name in ("id", "token", "key"))
         if not (peer_id and token and key):
             self._apply(refusal(socket, MISSING_PARAMETERS))
             return
-        if key != self.options.key:
+        tenant = self._tenants.get(key)
+        if tenant is None:
             self._apply(refusal(socket, INVALID_KEY))
             return
-        holder = self._realm.contested(peer_id, token)
-        if holder is not None and not await holder.probe():
-            log.debug("%s: its holder is gone, and somebody else asks for it", peer_id)
-            self._realm.detach(holder)
-            holder.abort()
-        self._apply(self._realm.attach(socket, peer_id, token, self._loop.time()))
+        if not tenant.key.admits_origin(request.headers.get("origin")):
+            self._apply(refusal(socket, ORIGIN_NOT_ALLOWED))
+            return
+        try:
+            identity = tenant.key.identify(peer_id, token, time.time())
+        except NotAllowed as error:
+            self._apply(refusal(socket, str(error)))
+            return
+        socket.tenant = tenant
+        holder = tenant.realm.contested(peer_id, identity)
+        if holder is None:
+            self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
+        else:
+            self._start(self._contest(tenant, socket, holder, peer_id, identity))
 
-    async def _read(self, socket: Socket, web_socket: web.WebSocketResponse, address: str) -> None:
-        while True:
-            message = await web_socket.receive()
-            socket.heard()
-            match message.type:
-                case WSMsgType.TEXT:
-                    text = message.data
-                case WSMsgType.BINARY:
-                    text = message.data.decode(errors="replace")
-                case WSMsgType.PING:
-                    text = ""
-                    socket.send(message.data, WSMsgType.PONG)
-                case WSMsgType.PONG:
-                    text = ""
-                case _:
-                    return
-            cost = 1 + len(text) // MESSAGE_UNIT
-            if delay := self._messages.delay(address, cost, self._loop.time()):
-                # Its own connection fills up meanwhile, and stops it; nothing is lost.
-                await socket.pause(delay)
-            if text:
-                self._apply(self._realm.receive(socket, text, self._loop.time()))
+    async def _contest(
+        self, tenant: _Tenant, socket: Socket, holder: Socket, peer_id: str, identity: str
+    ) -> None:
+        """Somebody else asks for an id: its holder keeps it if it still answers."""
+        if not await holder.probe():
+            log.debug("a holder of an id is gone, and somebody else asks for it")
+            tenant.realm.detach(holder)
+            holder.abort()
+        if socket in self._sockets:
+            self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
+
+    def charge(self, socket: Socket, size: int) -> float:
+        """`websocket.Owner`: how long a message has to wait for its sender's address to pay for it."""
+        return self._messages.delay(socket.address, 1 + size // MESSAGE_UNIT, socket.heard_at)
+
+    def received(self, socket: Socket, data: bytes) -> None:
+        """`websocket.Owner`: a message."""
+        if (tenant := socket.tenant) is not None:
+            self._apply(tenant.realm.receive(socket, data, socket.heard_at))
+
+    def lost(self, socket: Socket) -> None:
+        """`websocket.Owner`: a socket has ended."""
+        if socket.tenant is not None:
+            socket.tenant.realm.detach(socket)
+        del self._sockets[socket]
+        self._release(socket.address)
+        if not self._sockets:
+            self._emptied.set()
 
     def _apply(self, effects: Effects[Socket]) -> None:
         for effect in effects:
@@ -283,39 +382,54 @@ class Server:
                 effect.link.close(effect.code, effect.reason)
             elif not effect.link.send(effect.data):
                 log.info("a client that does not read what it is sent was dropped")
-                self._realm.detach(effect.link)
+                effect.link.tenant.realm.detach(effect.link)
                 effect.link.abort()
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _sweep(self) -> None:
+        interval = min(SWEEP_INTERVAL, self.limits.ping_interval / 2)
+        check_at = 0.0
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL)
-            self._apply(self._realm.expire(self._loop.time()))
+            await asyncio.sleep(interval)
+            now = self._loop.time()
+            for tenant in self._tenants.values():
+                self._apply(tenant.realm.expire(now))
+            if now >= check_at:
+                check_at = now + self.limits.ping_interval / 8
+                for socket in list(self._sockets):
+                    socket.check(now)
 
 
-def _is_our_fault(record: logging.LogRecord) -> bool:
-    """aiohttp reports as errors of the server what its clients do wrong; that is nobody's concern here."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError | ConnectionError)
+TOO_MANY = "Too many connections from this address"
+ORIGIN_NOT_ALLOWED = "Pages from this origin may not connect"
 
 
-http_log.addFilter(_is_our_fault)
+def _json(value: object, headers: dict[str, str]) -> Response:
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return Response(200, body, "application/json; charset=utf-8", headers.copy())
 
 
-def _asks_for_websocket(request: web.BaseRequest) -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"
+def _network(address: str) -> str:
+    try:
+        return network(address)
+    except ValueError:
+        return ""
 
 
-def _tls_context(options: ServerOptions) -> ssl.SSLContext | None:
-    """The TLS side of the listener, or None for plain HTTP.
+def _load_certificate(context: ssl.SSLContext, options: ServerOptions) -> None:
+    """Have the listener show this certificate from now on.
 
     Raises:
         UsageError: the certificate or its key cannot be read or do not belong together.
     """
-    if options.tls_cert is None or options.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    assert options.tls_cert is not None
     try:
+        # Tried apart: a context that failed to load is left without a key.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(options.tls_cert, options.tls_key)
         context.load_cert_chain(options.tls_cert, options.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"cannot use the TLS certificate {options.tls_cert}: {error}") from error
-    return context

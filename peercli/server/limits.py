@@ -25,27 +25,30 @@ class Rates:
 
     def allow(self, address: str, now: float) -> bool:
         """Take one token; False, and nothing taken, when there is none."""
-        tokens = self._tokens(address, now)
-        if tokens < 1:
-            return False
-        self._put(address, tokens - 1, now)
-        return True
+        return self._take(address, 1, now, credit=False) >= 0
 
     def delay(self, address: str, cost: float, now: float) -> float:
         """Take `cost` tokens, on credit if need be; the seconds to wait until they are paid for."""
-        tokens = self._tokens(address, now) - cost
-        self._put(address, tokens, now)
-        return max(0.0, -tokens / self._rate)
+        tokens = self._take(address, cost, now, credit=True)
+        return 0.0 if tokens >= 0 else -tokens / self._rate
 
-    def _tokens(self, address: str, now: float) -> float:
-        tokens, then = self._buckets.get(address, (self._burst, now))
-        return min(self._burst, tokens + (now - then) * self._rate)
-
-    def _put(self, address: str, tokens: float, now: float) -> None:
-        self._buckets[address] = tokens, now
-        self._buckets.move_to_end(address)
-        while self._tokens(oldest := next(iter(self._buckets)), now) >= self._burst:
-            del self._buckets[oldest]
+    def _take(self, address: str, cost: float, now: float, *, credit: bool) -> float:
+        """What is left in the bucket; below zero it is owed, or without `credit` was not given."""
+        buckets, rate, burst = self._buckets, self._rate, self._burst
+        if (bucket := buckets.get(address)) is None:
+            left = burst - cost
+        else:
+            left = min(burst, bucket[0] + (now - bucket[1]) * rate) - cost
+        if left < 0 and not credit:
+            return left
+        buckets[address] = left, now
+        buckets.move_to_end(address)
+        for oldest, (tokens, then) in buckets.items():
+            if tokens + (now - then) * rate < burst:
+                break
+            del buckets[oldest]
+            break
+        return left
 
 
 def network(address: str) -> str:

@@ -29,6 +29,8 @@ class Limits:
     request_burst: float = 500.0  # …and how many at once
     message_rate: float = 500.0  # messages a second from one address; each 16 KiB counts as one more
     message_burst: float = 5000.0
+    key_message_rate: float = 20_000.0  # …under one API key, unless the keys file says otherwise
+    max_connections: int = 2000  # of one address at once, sockets and others
     http_idle: float = 30.0  # seconds a connection may take to send a request, or to send its next
     ping_interval: float = 15.0  # seconds of silence before the socket is pinged; PeerJS speaks every 5 s
     ping_timeout: float = 10.0  # seconds without an answer before it is dropped
@@ -55,6 +57,16 @@ class ServerOptions:
     cors: tuple[str, ...] = ("*",)  # origins whose pages may call; "*": every one
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    origins: tuple[str, ...] = ("*",)  # pages from here may open sockets, and programs that name no origin
+    auth_secret: bytes = b""  # signs the tokens that clients must bring; empty: they need none
+    keys_file: Path | None = None  # several API keys, each with a realm of its own (`access.read_keys`)
+    turn_urls: tuple[str, ...] = ()  # what `GET {path}{key}/ice` hands out…
+    turn_secret: bytes = b""  # …with credentials signed by this (coturn's static-auth-secret)
+    turn_lifetime: float = 86_400.0  # seconds for which they are good
+    drain: float = 0.0  # seconds over which sockets are closed when the broker stops
+    redis: str = ""  # URL of the Redis in which several brokers share one realm
+    share_port: bool = False  # may other brokers on this machine listen on the same port?
+    log_ids: bool = False  # may logs name clients?
     proxied: int = 0  # trusted proxies in front; the client's address is taken from X-Forwarded-For
     limits: Limits = field(default_factory=Limits)
 
@@ -71,5 +83,12 @@ class ServerOptions:
             raise UsageError("the concurrent limit must leave room for at least 1 client")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("TLS needs both the certificate and its key")
+        if bool(self.turn_urls) != bool(self.turn_secret):
+            raise UsageError("TURN credentials need both the servers' URLs and their secret")
+        for url in self.turn_urls:
+            if not url.startswith(("turn:", "turns:", "stun:", "stuns:")):
+                raise UsageError(f"{url!r} is no TURN server", hint="write turn:host:port?transport=udp")
+        if self.drain < 0 or self.turn_lifetime <= 0:
+            raise UsageError("a time cannot be negative")
         if self.proxied < 0:
             raise UsageError("the number of proxies cannot be negative")

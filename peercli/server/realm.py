@@ -85,7 +85,7 @@ Effects = list[Send[Link] | Close[Link]]
 
 def refusal(link: Link, reason: str, kind: str = "ERROR") -> Effects[Link]:
     """Tell a newcomer why it cannot come in, and close its link."""
-    payload = json.dumps({"msg": reason}, separators=(",", ":"))
+    payload = json.dumps({"msg": reason}, separators=(",", ":")).encode()
     return [Send(link, seal(kind, payload=payload)), Close(link, POLICY_VIOLATION, reason)]
 
 
@@ -125,7 +125,7 @@ class Realm(Generic[Link]):
     ) -> None:
         self._expire_timeout = expire_timeout
         self._alive_timeout = alive_timeout
-        self._concurrent_limit = concurrent_limit
+        self.concurrent_limit = concurrent_limit
         self._max_held = max_held
         self._max_held_per_peer = max_held_per_peer
         self._clients: OrderedDict[str, _Client[Link]] = OrderedDict()  # by id; oldest heartbeat first
@@ -167,7 +167,7 @@ class Realm(Generic[Link]):
         if (former := self._clients.get(peer_id)) is not None:
             self._remove(former)
             effects.append(Close(former.link, NORMAL_CLOSURE, "replaced by a newer socket"))
-        elif len(self._clients) >= self._concurrent_limit:
+        elif len(self._clients) >= self.concurrent_limit:
             return refusal(link, LIMIT_EXCEEDED)
         self._clients[peer_id] = self._links[link] = _Client(peer_id, token, link, now)
         effects.append(Send(link, _OPEN))
@@ -179,24 +179,25 @@ class Realm(Generic[Link]):
         if (client := self._links.get(link)) is not None:
             self._remove(client)
 
-    def receive(self, link: Link, text: str, now: float) -> Effects[Link]:
+    def receive(self, link: Link, data: bytes, now: float) -> Effects[Link]:
         """A message came on the link. What cannot be understood, or names no peer, is ignored."""
         client = self._links.get(link)
-        message = open_envelope(text)
+        message = open_envelope(data)
         if client is None or message is None:
             return []
-        if message.type == "HEARTBEAT":
+        kind, dst, payload = message
+        if kind == "HEARTBEAT":
             client.heartbeat = now
             self._clients.move_to_end(client.id)
-        elif message.type == "LEAVE" and not message.dst:
+        elif kind == "LEAVE" and not dst:
             self._remove(client)
             return [Close(link, NORMAL_CLOSURE, "left")]
-        elif message.type in _RELAYED_TYPES and message.dst:
-            data = seal(message.type, src=client.id, dst=message.dst, payload=message.payload)
-            if (receiver := self._clients.get(message.dst)) is not None:
-                return [Send(receiver.link, data)]
-            if message.type in _HELD_TYPES:
-                return self._hold(client.id, message.dst, data, now)
+        elif kind in _RELAYED_TYPES and dst:
+            relayed = seal(kind, src=client.id, dst=dst, payload=payload)
+            if (receiver := self._clients.get(dst)) is not None:
+                return [Send(receiver.link, relayed)]
+            if kind in _HELD_TYPES:
+                return self._hold(client.id, dst, relayed, now)
         return []
 
     def expire(self, now: float) -> Effects[Link]:

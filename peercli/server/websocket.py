@@ -1,155 +1,198 @@
-"""One client's WebSocket, as the realm's link: a bounded outbox, and a watch for silence."""
+"""One client's WebSocket, as the realm's link: bounded both ways, and watched for silence."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
-
+from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame
 from peercli.server.options import Limits
 
-__all__ = ["Socket"]
+__all__ = ["Owner", "Socket"]
 
-_FRAME_OVERHEAD = 128  # bytes that a waiting frame costs beyond its own
+NORMAL_CLOSURE = 1000
+_CLOSE, _PING, _PONG, _TEXT = (
+    int(opcode) for opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG, Opcode.TEXT)
+)
+_ping = frame(Opcode.PING, b"")
 
 
-class Socket:
-    """Sends without waiting: frames queue up, and one task at a time writes them while there are any.
+class Owner(Protocol):
+    """Whom the sockets belong to."""
 
-    A peer that falls silent is pinged, and dropped when it stays so: its network is gone. `heard` is to be
-    called for everything that comes from it.
+    limits: Limits
+
+    def charge(self, socket: Socket, size: int) -> float:
+        """A message of `size` bytes is to be handled; the seconds it has to wait until it is paid for."""
+
+    def received(self, socket: Socket, data: bytes) -> None:
+        """A message: text, or bytes that stand for it."""
+
+    def lost(self, socket: Socket) -> None:
+        """The connection has ended. Called once."""
+
+
+class Socket(asyncio.Protocol):
+    """Sends without waiting: what the far side does not take in time piles up in the transport, to a limit.
+
+    A peer that falls silent is pinged, and dropped when it stays so: its network is gone. `check` is to be
+    called every now and then for that.
     """
 
-    def __init__(
-        self, web_socket: web.WebSocketResponse, transport: asyncio.Transport, limits: Limits
-    ) -> None:
-        self._web_socket = web_socket
-        self._transport = transport
-        self._limits = limits
-        self._loop = asyncio.get_running_loop()
-        self._outbox: deque[tuple[WSMsgType, bytes]] = deque()
-        self._waiting = 0
-        self._farewell: tuple[int, bytes] | None = None
-        self._on_said: Callable[[], None] | None = None
-        self._leaving = asyncio.Event()
-        self._paused = False
-        self._writer: asyncio.Task[None] | None = None
-        self._heard_at = self._loop.time()
-        self._answered = asyncio.Event()  # cleared while a ping is out
-        self._answered.set()
-        self._watch = self._loop.call_at(self._heard_at + limits.ping_interval, self._check_silence)
+    __slots__ = (
+        "_answered",
+        "_deaf",
+        "_frames",
+        "_held",
+        "_loop",
+        "_owner",
+        "_pinged",
+        "_timer",
+        "address",
+        "closing",
+        "heard_at",
+        "leaving",
+        "tenant",
+        "transport",
+    )
 
-    def send(self, data: bytes, kind: WSMsgType = WSMsgType.TEXT) -> bool:
-        """Queue a frame; False when the outbox is full. After `close` nothing is sent any more."""
-        if self._farewell is not None:
+    def __init__(
+        self, owner: Owner, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, address: str
+    ) -> None:
+        self._owner = owner
+        self._loop = loop
+        self.transport = transport
+        self.address = address
+        """Who it is, as far as limits are concerned."""
+        self.tenant: Any = None
+        """Where it belongs: its owner's own."""
+        self.closing = False
+        """Whether goodbye has been said."""
+        self.leaving: asyncio.Event | None = None  # set when the socket ends, if somebody waits for it
+        self.heard_at = loop.time()
+        self._frames = FrameReader(owner.limits.max_message)
+        self._held: list[tuple[int, bytes]] = []  # wait to be paid for; nothing is read meanwhile
+        self._deaf = False  # what comes is not read any more
+        self._pinged = False
+        self._answered: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None  # the end of a pause, or of the closing handshake
+
+    # Out ------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes, opcode: int = _TEXT) -> bool:
+        """Send a frame; False when too much waits already. After `close` nothing is sent any more."""
+        if self.closing:
             return True
-        if self._waiting + len(data) + _FRAME_OVERHEAD > self._limits.max_outbox:
+        if self.transport.get_write_buffer_size() + len(data) > self._owner.limits.max_outbox:
             return False
-        self._waiting += len(data) + _FRAME_OVERHEAD
-        self._outbox.append((kind, data))
-        self._wake()
+        self.transport.write(frame(opcode, data))
         return True
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye once all that was sent has left."""
-        if self._farewell is None:
-            self._farewell = code, reason.encode()
-            self._leaving.set()
-            self._wake()
+        """Say goodbye after all that was sent, and give the far side `close_timeout` to say it, too.
 
-    def when_said(self, callback: Callable[[], None] | None) -> None:
-        """Have `callback` called when, after `close`, all that was sent has left: `say_goodbye` is due."""
-        self._on_said = callback
-
-    async def say_goodbye(self) -> None:
-        """The closing handshake. The task that reads must do it, and read no more.
-
-        Else aiohttp does not wait for the far side's part of it, and Firefox takes what it was sent last,
-        and has not looked at yet, for lost.
+        The connection is not closed before: Firefox would take what it was sent last, and has not looked at
+        yet, for lost.
         """
-        assert self._farewell is not None
-        code, reason = self._farewell
-        with suppress(ConnectionError):
-            await self._web_socket.close(code=code, message=reason)
+        if self.closing:
+            return
+        self.transport.write(close_frame(code, reason))
+        self.closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._held.clear()
+            self.transport.resume_reading()
+        self._timer = self._loop.call_later(self._owner.limits.close_timeout, self.transport.abort)
 
     def abort(self) -> None:
-        """Drop the connection without a word; whoever reads from it sees its end."""
-        self._leaving.set()
-        self._transport.abort()
+        """Drop the connection without a word."""
+        self.transport.abort()
 
-    async def pause(self, seconds: float) -> None:
-        """Read nothing for a while, but no longer than the socket is to stay. Its silence is ours then."""
-        self._paused = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._leaving.wait()
-        self._paused = False
-        self.heard()
+    # In -------------------------------------------------------------------------------------------
 
-    def heard(self) -> None:
-        """Something came from the peer."""
-        self._heard_at = self._loop.time()
-        self._answered.set()
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        self._pinged = False
+        if self._answered is not None:
+            self._answered.set()
+        if self._deaf:
+            return
+        try:
+            messages = self._frames.feed(data)
+        except FrameError as error:
+            self._deaf = True
+            self.close(error.code, error.reason)
+            return
+        if self._held:  # TLS hands over what it had decrypted, paused or not
+            self._held += messages
+        else:
+            self._take(messages)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deaf = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answered is not None:
+            self._answered.set()
+        if self.leaving is not None:
+            self.leaving.set()
+        self._owner.lost(self)
+
+    def _take(self, messages: list[tuple[int, bytes]], paid: int = 0) -> None:
+        for at, (opcode, payload) in enumerate(messages):
+            if at >= paid and (delay := self._owner.charge(self, len(payload))) and not self.closing:
+                # Its own connection fills up meanwhile, and stops it; nothing is lost.
+                self._held = messages[at:]
+                self.transport.pause_reading()
+                self._timer = self._loop.call_later(delay, self._resume)
+                return
+            if opcode < _CLOSE:
+                if not self.closing:
+                    self._owner.received(self, payload)
+            elif opcode == _PING:
+                if not self.send(payload, _PONG):
+                    self.abort()
+            elif opcode == _CLOSE:
+                self._deaf = True
+                if not self.closing:
+                    self.close(NORMAL_CLOSURE, "")
+                self.transport.close()
+                return
+
+    def _resume(self) -> None:
+        self._timer = None
+        self.heard_at = self._loop.time()  # its silence was ours
+        held, self._held = self._held, []
+        self.transport.resume_reading()
+        self._take(held, paid=1)
+
+    # Silence --------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Ping a silent peer, drop one that has not answered."""
+        if self._held or self.closing:
+            return
+        silence = now - self.heard_at
+        limits = self._owner.limits
+        if silence < limits.ping_interval:
+            return
+        if silence >= limits.ping_interval + limits.ping_timeout:
+            self.abort()
+        elif not self._pinged:
+            self._pinged = True
+            self.transport.write(_ping)
 
     async def probe(self) -> bool:
         """Is the peer still there? Asks, and waits `probe_timeout` seconds for a sign of life or the end."""
-        if self._paused:
+        if self._held:
             return True
-        self._ping()
-        try:
-            async with asyncio.timeout(self._limits.probe_timeout):
-                await self._answered.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def aclose(self) -> None:
-        """End the watch and the writer. What is still in the outbox is given the closing timeout to leave."""
-        self._watch.cancel()
-        self._answered.set()
-        if (writer := self._writer) is None:
-            return
-        try:
-            async with asyncio.timeout(self._limits.close_timeout):
-                await writer
-        except TimeoutError:
-            self.abort()
-
-    def _wake(self) -> None:
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="broker socket writer")
-
-    async def _write(self) -> None:
-        try:
-            while self._outbox:
-                kind, data = self._outbox.popleft()
-                self._waiting -= len(data) + _FRAME_OVERHEAD
-                await self._web_socket.send_frame(data, kind)
-            if self._farewell is not None and self._on_said is not None:
-                self._on_said()
-        except ConnectionError:
-            self.abort()  # the reader sees it, and cleans up
-        finally:
-            self._writer = None
-
-    def _ping(self) -> None:
-        if self._answered.is_set():
-            self._answered.clear()
-            self.send(b"", WSMsgType.PING)
-
-    def _check_silence(self) -> None:
-        if self._paused:
-            self.heard()
-        limits = self._limits
-        silence = self._loop.time() - self._heard_at
-        due = self._heard_at + limits.ping_interval
-        if silence >= limits.ping_interval + limits.ping_timeout:
-            self.abort()
-            return
-        if silence >= limits.ping_interval:
-            self._ping()
-            due += limits.ping_timeout
-        self._watch = self._loop.call_at(due, self._check_silence)
+        if self._answered is None:
+            self._answered = asyncio.Event()
+            self.transport.write(_ping)
+        answered = self._answered
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._owner.limits.probe_timeout):
+                await answered.wait()
+        self._answered = None
+        return answered.is_set()

@@ -33,9 +33,9 @@ def plain(effects: Effects[int]) -> list[tuple[int, Any]]:
     return [(e.link, json.loads(e.data)) if isinstance(e, Send) else (e.link, e.code) for e in effects]
 
 
-def message(type: str, dst: str | None = None, payload: Any = None) -> str:
+def message(type: str, dst: str | None = None, payload: Any = None) -> bytes:
     fields = {"type": type, "dst": dst, "payload": payload}
-    return json.dumps({name: value for name, value in fields.items() if value is not None})
+    return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
 def error(kind: str, msg: str) -> dict[str, Any]:
