@@ -6,6 +6,7 @@ from pathlib import Path
 
 import peercli
 from peercli.cli.completion import FILES, script
+from peercli.cli.manual import pages
 
 __all__ = ["ROOT", "generated"]
 
@@ -14,9 +15,12 @@ ROOT = Path(peercli.__file__).parent.parent
 
 def generated() -> dict[Path, str]:
     """Every such file, and what should be in it."""
-    return {ROOT / "completions" / name: script(shell) for shell, name in FILES.items()}
+    scripts = {ROOT / "completions" / name: script(shell) for shell, name in FILES.items()}
+    manual = {ROOT / f"man/man{name[-1]}" / name: text for name, text in pages(ROOT / "man/parts").items()}
+    return scripts | manual
 
 
 if __name__ == "__main__":
     for path, text in generated().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)

@@ -10,24 +10,36 @@ __all__ = ["Exit", "exit_for"]
 
 
 class Exit(IntEnum):
-    """How a command ends."""
+    """How a command ends.
 
-    DONE = 0
-    FAULT = 1
-    USAGE = 2
-    BROKER = 3
-    UNAVAILABLE = 4
-    IDENTITY = 5
-    NO_ROUTE = 6
-    LOST = 7
-    DECLINED = 8
-    STORAGE = 9
-    AUTHENTICATION = 10
-    TIMEOUT = 124
-    HUNG_UP = 129
-    INTERRUPTED = 130
-    BROKEN_PIPE = 141
-    TERMINATED = 143
+    Attributes:
+        when: what it means, for people.
+    """
+
+    when: str
+
+    def __new__(cls, code: int, when: str) -> Exit:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.when = when
+        return member
+
+    DONE = 0, "All is done."
+    FAULT = 1, "A fault of peercli's own."
+    USAGE = 2, "Wrong usage, a bad configuration, or a local file that cannot be read."
+    BROKER = 3, "The broker cannot be reached, or failed."
+    UNAVAILABLE = 4, "The broker knows no such peer."
+    IDENTITY = 5, "The broker refuses the id or the key: not valid, or taken."
+    NO_ROUTE = 6, "No path to the peer works."
+    LOST = 7, "The connection was lost before the work was done."
+    DECLINED = 8, "The peer declined."
+    STORAGE = 9, "Data could not be kept, or failed its check: disk full, no permission, another digest."
+    AUTHENTICATION = 10, "One side could not prove who it is, or what it should know."
+    TIMEOUT = 124, "It took longer than --timeout allows."
+    HUNG_UP = 129, "SIGHUP: the terminal is gone."
+    INTERRUPTED = 130, "SIGINT: Ctrl-C."
+    BROKEN_PIPE = 141, "Whoever read the standard output reads no more."
+    TERMINATED = 143, "SIGTERM."
 
 
 _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (

@@ -143,6 +143,8 @@ def _option(parameter: Any, annotation: Any) -> Option:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
     return "" if value is None or callable(value) else str(getattr(value, "value", value))
 
 

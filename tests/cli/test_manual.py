@@ -1,0 +1,57 @@
+"""The manual pages: clean to those who check such things, and their examples do what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import tools
+from tests.cli.shell import Shell
+from tests.generated import ROOT
+
+PAGES = sorted((ROOT / "man").glob("man?/*"))
+_BLOCK = re.compile(r'\.\\" (?P<how>run|start)\n\.Bd [^\n]*\n(?P<code>.*?)\.Ed\n', re.DOTALL)
+
+
+def examples(page: Path) -> Iterator[tuple[str, str]]:
+    """Each example of a page: whether to `run` it to its end, or to `start` it; and what it is."""
+    for block in _BLOCK.finditer(page.read_text()):
+        yield block["how"], block["code"].replace("\\e", "\\").replace("\\-", "-").replace("\\&", "")
+
+
+def test_lint() -> None:
+    """mandoc finds nothing, and every page of ours that is referred to is there."""
+    command = [tools.program("mandoc"), "-Tlint", "-Wall", *map(str, PAGES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    complaints = (done.stdout + done.stderr).splitlines()
+    assert [line for line in complaints if "referenced manual not found: Xr peercli" not in line] == []
+    there = {page.name for page in PAGES}
+    for page in PAGES:
+        named = {
+            f"{name}.{section}"
+            for name, section in re.findall(r"(?m)^\.Xr (peercli\S*) (\d)", page.read_text())
+        }
+        assert named <= there
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(examples(page))], ids=lambda page: page.name)
+async def test_examples(shell: Shell, tmp_path: Path, page: Path) -> None:
+    """What is to be started runs in the background, and what is to be run ends well."""
+    (tmp_path / "photos").mkdir()
+    for name in ("report.pdf", "photos/one.jpg", "photos/two.jpg~"):
+        (tmp_path / name).write_bytes(os.urandom(1000))
+    async with AsyncExitStack() as stack:
+        for how, code in examples(page):
+            text = f"cd {tmp_path}\n{code.replace('9000', str(9000 + os.getpid() % 20_000))}"
+            if how == "start":
+                command = await stack.enter_async_context(shell.script(text))
+                await command.says("istening")
+            else:
+                done = await shell.run_script(text)
+                assert done.code == 0, done.err
