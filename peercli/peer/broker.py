@@ -6,7 +6,9 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections.abc import Callable, Sequence
+from socket import gaierror
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -150,7 +152,7 @@ class BrokerSocket:
             case ssl.SSLCertVerificationError():
                 return SslUnavailable(
                     f"{where} has no valid certificate: {failure.verify_message}",
-                    hint="check the host name, the broker's certificate and this machine's clock",
+                    hint=_certificate_hint(failure.verify_code),
                 )
             case ssl.SSLError():
                 return SslUnavailable(
@@ -166,6 +168,28 @@ class BrokerSocket:
                 return ServerError(f"{where} is no PeerServer: {failure}")
             case TimeoutError():
                 return NetworkError(f"{where} does not answer", hint="check the address and the firewall")
+            case gaierror():
+                return NetworkError(
+                    f"{where} cannot be found: {failure.strerror}",
+                    hint="check the host name, and whether this machine has a network and a name server",
+                )
             case _:
                 reason = getattr(failure, "strerror", None) or str(failure)
                 return NetworkError(f"{where} cannot be reached: {reason}", hint="check the --server address")
+
+
+# Why a certificate is refused (OpenSSL's `X509_V_ERR_…`).
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_UNKNOWN_ISSUERS = {18, 19, 20, 21}
+_OTHER_NAMES = {62, 64}
+
+
+def _certificate_hint(code: int) -> str:
+    if code in (_NOT_YET_VALID, _EXPIRED):
+        today = time.strftime("%Y-%m-%d")
+        return f"if today is {today}, as this machine's clock says, the broker's owner has to renew it"
+    if code in _UNKNOWN_ISSUERS:
+        return "if it is your own, let this machine trust it: SSL_CERT_FILE=cert.pem peercli …"
+    if code in _OTHER_NAMES:
+        return "it is for another name than the one in the --server address"
+    return "check the host name, the broker's certificate and this machine's clock"

@@ -192,7 +192,8 @@ class Signaling:
                     Failed(
                         UnavailableID(
                             f"the id {self._id} is taken",
-                            hint="another session holds it; it is freed a minute after that falls silent",
+                            hint="another session holds it, and the same --token would take it over; "
+                            "if that session has died, it is freed within a minute",
                         )
                     ),
                 )

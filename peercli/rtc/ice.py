@@ -32,7 +32,7 @@ from aioice.ice import CandidatePair, StunProtocol, TransportPolicy
 
 from peercli.options import IceOptions, IceServer, PortRange
 
-__all__ = ["Address", "Agent", "ServerReport", "gather_from_servers", "host_addresses"]
+__all__ = ["Address", "Agent", "Outcome", "ServerReport", "gather_from_servers", "host_addresses"]
 
 logger = logging.getLogger(__name__)
 

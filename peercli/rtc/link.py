@@ -24,6 +24,7 @@ from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, 
 from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
 from peercli.rtc.datapath import PeerConnection
+from peercli.rtc.diagnosis import no_path, no_relay
 from peercli.rtc.ice import Agent, gather_from_servers
 from peercli.rtc.media import Media
 
@@ -208,7 +209,13 @@ class Link:
         except InvalidStateError:  # closed meanwhile
             raise self._ended.result() from None
         if not agent.local_candidates:
-            raise NegotiationFailed("this machine has no network address to offer")
+            narrow = self._ice_options.ports or self._ice_options.interfaces
+            raise NegotiationFailed(
+                "this machine has no network address to offer",
+                hint="does --interface, or a --port-range whose ports are taken, leave none?"
+                if narrow
+                else "",
+            )
         self._described = True
         if not self._ice_options.relay:
             self._spawn(gather_from_servers(agent, self._ice_options.servers, self._found))
@@ -236,10 +243,7 @@ class Link:
         await asyncio.wait({asking, waiting}, timeout=RELAY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if not found.is_set():
-            raise NegotiationFailed(
-                "no TURN server gave a relayed address",
-                hint="check the --ice turn:… address, its user and password; or drop --relay",
-            )
+            raise no_relay(agent.reports.values())
 
     def _found(self, candidate: Candidate) -> None:
         first = re.search(r"^a=mid:(\S+)", self._pc.localDescription.sdp, re.MULTILINE)
@@ -334,7 +338,7 @@ class Link:
         while not self._established.done():
             patience = min(self._news + CANDIDATE_TIMEOUT, latest) - loop.time()
             if patience <= 0:
-                self.end(self._failure())
+                self.end(no_path(self._agent, self._ice_options))
                 return
             await asyncio.wait({self._established}, timeout=patience)
         if not self.has_channel:
@@ -346,17 +350,6 @@ class Link:
             self.end(NegotiationFailed("there is a path to the peer, but no data channel came of it"))
         except PeerError:
             pass  # the link has ended, and says why
-
-    def _failure(self) -> NegotiationFailed:
-        ours = {candidate.type for candidate in self._agent.local_candidates} or {"none"}
-        theirs = {candidate.type for candidate in self._agent.remote_candidates} or {"none"}
-        return NegotiationFailed(
-            "no path to the peer worked "
-            f"(candidates of ours: {', '.join(sorted(ours))}; of the far side: {', '.join(sorted(theirs))})",
-            hint=""
-            if "relay" in ours | theirs
-            else "a TURN server helps where both are behind strict NATs: --ice turn:user:password@host",
-        )
 
     def _state_changed(self) -> None:
         state = self._pc.connectionState

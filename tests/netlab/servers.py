@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tests import tools
 from tests.netlab.lab import Node
 
-__all__ = ["Turn", "broker", "coturn"]
+__all__ = ["PASSWORD", "Turn", "broker", "coturn"]
 
 WITHIN = 20.0  # s for a server to start
 STUN_PORT = 3478
@@ -36,10 +36,16 @@ class Turn:
     """coturn's addresses, as `--ice` takes them."""
 
     address: str
+    other: str
 
     @property
     def stun(self) -> str:
         return f"stun:{self.address}:{STUN_PORT}"
+
+    @property
+    def other_stun(self) -> str:
+        """The same server at its other address, if it has one."""
+        return f"stun:{self.other}:{STUN_PORT}"
 
     def url(self, transport: str) -> str:
         """TURN over `udp` or `tcp`."""
@@ -59,7 +65,7 @@ def coturn(node: Node, *addresses: str) -> Turn:
         while True:
             with node.socket(socket.SOCK_STREAM) as probe:
                 if probe.connect_ex((addresses[0], STUN_PORT)) == 0:
-                    return Turn(addresses[0])
+                    return Turn(addresses[0], addresses[-1])
             if process.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
                 raise RuntimeError(f"coturn does not listen: {log.read()}")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands import Command
 from tests.netlab.lab import Lab, Nat, Node, needed
-from tests.netlab.servers import broker, coturn
+from tests.netlab.servers import PASSWORD, broker, coturn
 from tests.netlab.shaper import Shape
 
 FAR = Shape(delay=0.05)
@@ -148,20 +148,28 @@ async def test_relay_where_there_is_a_direct_way(world: World) -> None:
 
 
 async def test_no_way(world: World) -> None:
-    """Without TURN, both symmetric or UDP blocked: exit code 6, and a hint."""
+    """Exit code 6, and a hint that names what was seen."""
+    two = (world.turn.stun, world.turn.other_stun)
+    wrong = world.turn.url("udp").replace(PASSWORD, "wrong")
 
-    async def fails(here: Nat, there: Nat) -> None:
-        assert not goes_direct(here, there)
-        name, options = f"peer-{next(serial)}", world.options(world.turn.stun)
+    async def fails(here: Nat, there: Nat, why: str, hint: str, *ice: str, relay: bool = False) -> None:
+        name, options = f"peer-{next(serial)}", world.options(*ice)
         async with world.host(there, "b").peercli("listen", "--id", name, *options) as listen:
             await listen.says("Listening as")
-            async with world.host(here, "a").peercli("connect", name, *options) as connect:
+            relay_option = ["--relay"] if relay else []
+            async with world.host(here, "a").peercli("connect", name, *options, *relay_option) as connect:
                 assert await connect.exit_code() == 6
-                assert "hint: " in connect.stderr
-                assert "TURN" in connect.stderr
+                assert why in connect.stderr
+                assert hint in connect.stderr.partition("hint: ")[2]
 
     await asyncio.gather(
-        fails(Nat.SYMMETRIC, Nat.SYMMETRIC),
-        fails(Nat.SYMMETRIC, Nat.PORT_RESTRICTED),
-        fails(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED),
+        fails(Nat.SYMMETRIC, Nat.SYMMETRIC, "both sides are behind symmetric NATs", "TURN", *two),
+        fails(Nat.PORT_RESTRICTED, Nat.SYMMETRIC, "the far side is behind a symmetric NAT", "TURN", *two),
+        fails(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, "blocked here", "turns:", *two),
+        fails(Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, "blocked there", "turns:", *two),
+        fails(Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, "without STUN", "TURN"),
+        fails(Nat.SYMMETRIC, Nat.SYMMETRIC, "refuses the user or the password", "--ice", wrong),
+        fails(Nat.NONE, Nat.NONE, "refuses the user or the password", "--ice", wrong, relay=True),
+        fails(Nat.NONE, Nat.NONE, "no TURN server is known", "--ice", *two, relay=True),
+        fails(Nat.UDP_BLOCKED, Nat.NONE, "does not answer", "firewall", world.turn.url("udp"), relay=True),
     )
