@@ -728,6 +728,30 @@ def test_proposals_are_bounded_in_number() -> None:
 # Connections that break, processes that die ---------------------------------------------------
 
 
+@pytest.mark.parametrize("dies", ["connection", "receiver"])
+def test_an_end_at_any_step_is_gone_on_from(dies: str) -> None:
+    """Whatever was under way then: a sender that knows all outcomes leaves nobody waiting for more."""
+    contents = [b"", b"small", bytes(range(256)) * 5, None]
+    entries = [*files(*contents[:3]), Entry(("folder",), "folder")]
+    sent = {"0": b"", "1": b"small", "2": bytes(range(256)) * 5}
+    step = 0
+    over = False
+    while not over:
+        disk = MemoryDisk()
+        first = session(entries, contents, disk, piece_size=300, window=600)
+        over = not all(first.finished or first.step() for _ in range(step)) or first.finished
+        if None not in first.sender.outcomes:
+            assert None not in first.receiver.outcomes
+            assert disk.files == sent
+        if dies == "receiver":
+            disk.crash()
+        second = session(entries, contents, disk, piece_size=300, window=600, safe=first.safe).run()
+        assert second.sender.outcomes == [Outcome("safe")] * 4
+        assert disk.files == sent
+        step += 1
+    assert step > 20
+
+
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 class Transfers(RuleBasedStateMachine):
     """One transfer through any number of lost connections and killed processes; the source is the model."""

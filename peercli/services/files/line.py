@@ -97,13 +97,17 @@ class Line:
             await _forever()  # reading, which may be behind, tells why
 
     async def _read(self, take: Callable[[str | bytes], Awaitable[None]]) -> None:
-        async for message in self._connection:
-            if not isinstance(message, str | bytes):
-                raise ProtocolError("the peer sent something else than text and bytes")
-            self._taking = True
-            await take(message)
-            self._taking = False
-            self.push()
+        try:
+            async for message in self._connection:
+                if not isinstance(message, str | bytes):
+                    raise ProtocolError("the peer sent something else than text and bytes")
+                self._taking = True
+                await take(message)
+                self._taking = False
+                self.push()
+        except ConnectionLost:
+            if not self.over:
+                raise
         if self.over:
             await _forever()
         raise ConnectionLost("the peer closed the connection before everything was there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -44,6 +45,7 @@ GATHER = 0.005  # s … and for how long less than that waits for more
 COMMIT_AFTER = 0.1  # s without content until what is whole is made safe
 COMMIT_EVERY = 2.0  # s between that, at most, while content comes
 CLOSE_TIMEOUT = 10.0  # s the sender has to close once all is done
+LINGER = 20.0  # s to wait for a sender that was lost then, and may not know that all is done
 PROBE_TIMEOUT = 1.5  # s, twice, that a sender has to show that it is alive when another wants its transfer
 MAX_KEPT = 16  # transfers whose sender is away
 MAX_ANSWERS = 256  # of `consent`, remembered
@@ -99,9 +101,13 @@ async def receive_files(
         try:
             while True:
                 waiting = {accepting, telling, *serving}
-                limit = patience if lost is not None and not (serving or keep_open) else None
+                limit = None
+                if lost is not None and not (serving or keep_open):
+                    limit = min(patience, LINGER) if inbox.ended else patience
                 done, _ = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 if not done and lost is not None:
+                    if inbox.ended:
+                        return
                     raise lost
                 if telling in done:
                     telling.result()
@@ -151,6 +157,7 @@ class _Transfer:
     told: set[int] = field(default_factory=set)  # entries reported as saved
     session: _Session | None = None  # the one that has the turn
     received: int = 0
+    ended: bool = False  # nothing is missing, whether the sender knows that or not
     closed: bool = False
 
 
@@ -190,6 +197,11 @@ class Inbox:
         """Whether there are transfers whose senders may come back."""
         return bool(self._transfers)
 
+    @property
+    def ended(self) -> bool:
+        """Whether those need not come back."""
+        return all(transfer.ended for transfer in self._transfers.values())
+
     async def serve(self, connection: DataConnection) -> bool:
         """Take one transfer, or the rest of one, over this connection, and leave it closed.
 
@@ -224,7 +236,11 @@ class Inbox:
     async def agree(self, name: str, offer: FilesOffered) -> bool | None:
         """Whether the offer is wanted; None when there is only time for another one."""
         async with self._asking:
-            if self._single and any(agreed for (_, other), agreed in self._agreed.items() if other != name):
+            if self._single and any(
+                agreed and self._is_attended(other)
+                for (_, other), agreed in self._agreed.items()
+                if other != name
+            ):
                 return None
             key = offer.peer, name
             if key not in self._agreed:
@@ -233,6 +249,11 @@ class Inbox:
                 while len(self._agreed) > MAX_ANSWERS:
                     del self._agreed[next(iter(self._agreed))]
             return self._agreed[key]
+
+    def _is_attended(self, name: str) -> bool:
+        """Whether somebody is at it; a transfer whose sender was lost gives way to any other."""
+        transfer = self._transfers.get(name)
+        return transfer is None or transfer.turn.locked()
 
     async def enter(self, name: str, peer: str, entries: list[Entry]) -> _Transfer:
         """The transfer of this name, ours alone until its turn is released.
@@ -313,6 +334,8 @@ class _Session:
         try:
             with contextlib.suppress(StorageFailed):
                 await self._tell(await asyncio.to_thread(transfer.keeping.commit), aloud=False)
+                if len(transfer.keeping.saved) == len(transfer.entries):
+                    await self._end(transfer)
         finally:
             await self._inbox.leave(self._name, transfer, over=over)
 
@@ -373,6 +396,8 @@ class _Session:
             return False
         self._superseded = True
         self._news.set()
+        if self._line.over:
+            await self._connection.close()
         return True
 
     async def _is_alive(self) -> bool:
@@ -474,34 +499,45 @@ class _Session:
         transfer = self._here()
         await self._tell(await in_thread(self._stopped, transfer.keeping.finish))
         self._receiver.finish()
+        self._line.push()
+        await self._end(transfer)
+        last = await self._last_word()
+        failed = [outcome for outcome in self._receiver.outcomes if outcome and outcome.state == "failed"]
+        if failed:
+            why = failed[0].message or failed[0].reason
+            raise StorageFailed(f"{len(failed):,} of {len(transfer.entries):,} were not received: {why}")
+        if self._superseded or isinstance(last, ConnectionLost):
+            raise ConnectionLost("the sender was lost before it took leave")
+
+    async def _end(self, transfer: _Transfer) -> None:
+        """Reports how the transfer ended, once."""
+        if transfer.ended:
+            return
+        transfer.ended = True
         now = self._loop.time()
         await transfer.meter.tell(self._peer, self._inbox.report, now, last=True)
-        await self._last_word()
-        outcomes = [outcome for outcome in self._receiver.outcomes if outcome is not None]
-        failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+        states = Counter(outcome.state for outcome in self._receiver.outcomes if outcome is not None)
         await self._inbox.report(
             TransferEnded(
                 self._peer,
                 files=sum(entry.kind == "file" for entry in transfer.entries),
                 size=transfer.meter.done,
                 bytes=transfer.received,
-                skipped=sum(outcome.state == "skipped" for outcome in outcomes),
-                failed=len(failed),
+                skipped=states["skipped"],
+                failed=states["failed"],
                 seconds=transfer.meter.seconds(now),
             )
         )
-        if failed:
-            why = failed[0].message or failed[0].reason
-            raise StorageFailed(f"{len(failed):,} of {len(outcomes):,} were not received: {why}")
 
-    async def _last_word(self) -> None:
-        """Sends what is left to say, and waits for the sender to close."""
+    async def _last_word(self) -> PeerError | None:
+        """Sends what is left to say, and waits for the sender to close; how it did, unless too slowly."""
         self._line.over = True
         self._line.push()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._line.drained()
-                await self._connection.closed()
+                return await self._connection.closed()
+        return None
 
     async def _tell(self, result: Result, *, aloud: bool = True) -> None:
         """Reports what the disk did; `aloud`, to the sender too."""

@@ -39,6 +39,7 @@ FILES: dict[str, Any] = {"metadata": METADATA, "serialization": "raw", "reliable
 RETRIES = 10  # attempts in a row to go on after a lost connection
 FIRST_DELAY, LAST_DELAY = 1.0, 30.0  # s; doubling in between
 MAX_PIECE = 262_144
+RECONNECT_TIMEOUT = 15.0  # s for each of them: who was there a moment ago answers soon, or not at all
 PIECE_TIME = 0.25  # s that one message takes at a limited rate
 SMALLEST_PIECE = 1_024  # bytes
 
@@ -59,7 +60,7 @@ async def send_files(
     """Send to `peer_id`, by a peer that is not started yet, and go on after lost connections.
 
     Args:
-        timeout: seconds to reach the peer, the first time and each time again.
+        timeout: seconds to reach the peer, the first time; at most so many each time again.
         retries: attempts in a row, without progress, to reach it again.
 
     Raises:
@@ -75,7 +76,8 @@ async def send_files(
             sent = sending.sent
             try:
                 if connection is None:
-                    connection = await peer.connect(peer_id, timeout=timeout, **FILES)
+                    limit = min(timeout, RECONNECT_TIMEOUT)
+                    connection = await peer.connect(peer_id, timeout=limit, **FILES)
                 await announce(connection, sending.report)
                 await sending.over(connection)
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,8 +27,9 @@ from peercli.errors import (
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol import transfer
+from peercli.protocol.manifest import Entry
 from peercli.protocol.transfer import control
-from peercli.protocol.transfer_sender import Sender
+from peercli.protocol.transfer_sender import Chunk, Finished, Sender
 from peercli.services.events import Close, Event, Open
 from peercli.services.files import line, receiving, sending
 from peercli.services.files.events import (
@@ -47,6 +49,7 @@ from peercli.services.files.storage import Conflict, Incoming, Result, SaveDir
 from tests.brokers import our_server
 
 WITHIN = 60.0
+EMPTY = hashlib.sha256().hexdigest()
 RATE = 10e6  # bytes/s of what is to be interrupted before it has ended
 
 
@@ -466,6 +469,66 @@ async def answer(connection: DataConnection) -> None:
     async for message in connection:
         if message == control("ping"):
             await connection.send(control("pong"))
+
+
+async def goodbye(connection: DataConnection, entries: list[Entry], id: str) -> None:
+    """Send empty files over the connection, up to the receiver's last word."""
+    sender = Sender(entries, id, 0.0)
+    while True:
+        for message in sender.outbox:
+            await connection.send(message)
+        sender.outbox.clear()
+        if Finished() in sender.received(await connection.receive(), 0.0):
+            return
+        sender.read([Chunk(read.entry, digest=EMPTY) for read in sender.plan()])
+
+
+async def test_a_sender_that_is_lost_after_the_last_word_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "LINGER", 0.1)
+    (tmp_path / "f").touch()
+    selection = select_files([str(tmp_path / "f")])
+    async with (
+        our_server() as url,
+        Receiving(url, tmp_path / "to") as receiver,
+        connected(url) as connection,
+    ):
+        await goodbye(connection, selection.entries, selection.id)
+        (theirs,) = receiver.peer._connections.values()
+        assert isinstance(theirs, DataConnection)
+        theirs._link.end(ConnectionLost("nothing comes any more"))
+        await receiver.done()
+    assert receiver.log.of(TransferEnded)[0].files == 1
+
+
+async def test_a_sender_that_missed_the_last_word_may_come_back_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "PROBE_TIMEOUT", 0.3)
+    (tmp_path / "f").touch()
+    selection = select_files([str(tmp_path / "f")])
+    async with our_server() as url, Receiving(url, tmp_path / "to") as receiver, connected(url) as hanging:
+        await goodbye(hanging, selection.entries, selection.id)
+        log = await send(url, tmp_path / "f", retries=0)
+        await receiver.done()
+    assert log.of(TransferEnded)[0].failed == 0
+    assert len(receiver.log.of(TransferEnded)) == 1
+
+
+async def test_a_sender_that_was_lost_is_no_reason_to_turn_another_away(source: Path, tmp_path: Path) -> None:
+    """It may be the same person, with another file on the command line."""
+    async with our_server() as url, Receiving(url, tmp_path / "to", single=True) as receiver:
+        selection = select_files([str(source / "sub")])
+        async with connected(url) as old:
+            for message in Sender(selection.entries, selection.id, 0.0).outbox:
+                await old.send(message)
+            while '"more":false' not in str(await old.receive()):
+                pass
+        await receiver.log.until(Close)
+        await send(url, source)
+        await receiver.done()
+    assert contents(tmp_path / "to/top") == contents(source)
 
 
 # Many at once, and strangers ------------------------------------------------------------------
