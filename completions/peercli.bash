@@ -2,11 +2,11 @@
 
 declare -gA _peercli_words=(
     ["-"]="listen connect send-file receive-file pipe server peers demo config --version --install-completion --show-completion --help -h"
-    ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --server --id --token --ice --relay --secret --secret-file --port-range --interface --json --quiet -q --verbose -v --config --profile --help -h"
-    ["connect-"]="--input --serialization --label --metadata --unreliable --wait --keep-open -k --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --json --quiet -q --verbose -v --config --profile --help -h"
+    ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --server --id --token --ice --relay --secret --secret-file --port-range --interface --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
+    ["connect-"]="--input --serialization --label --metadata --unreliable --wait --keep-open -k --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
     ["send-file-"]="--name --exclude --follow-symlinks --limit-rate --retry --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --json --quiet -q --verbose -v --config --profile --help -h"
     ["receive-file-"]="--save-dir --output -o --yes -y --on-conflict --max-size --keep-open --server --id --token --ice --relay --secret --secret-file --port-range --interface --json --quiet -q --verbose -v --config --profile --help -h"
-    ["pipe-"]="--recv-only --send-only --progress --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --json --quiet -q --verbose -v --config --profile --help -h"
+    ["pipe-"]="--recv-only --send-only --progress --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
     ["server-"]="--host --port --path --key --expire-timeout --alive-timeout --concurrent-limit --allow-discovery --cors --tls-cert --tls-key --proxied --json --quiet -q --verbose -v --config --profile --help -h"
     ["peers-"]="--server --json --quiet -q --verbose -v --config --profile --help -h"
     ["demo-"]="--json --quiet -q --verbose -v --help -h"

@@ -14,6 +14,7 @@ from peercli.cli.options import (
     IdOption,
     InterfaceOption,
     JsonOption,
+    NoReconnectOption,
     PortRangeOption,
     QuietOption,
     RelayOption,
@@ -90,6 +91,7 @@ def connect(
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
     timeout: TimeoutOption = 30,
+    no_reconnect: NoReconnectOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -105,7 +107,7 @@ def connect(
     async def work(console: Console) -> None:
         from peercli.cli.prompt import messages_from_stdin
         from peercli.services.chat import converse
-        from peercli.services.dial import dialled
+        from peercli.services.dial import joined
 
         known_metadata = parse_metadata(metadata)
         peer = make_peer(
@@ -120,10 +122,12 @@ def connect(
             secret_file=secret_file,
         )
         async with (
-            dialled(
+            joined(
                 peer,
                 peer_id,
+                console.report,
                 timeout=timeout,
+                reconnect=not no_reconnect,
                 label=label,
                 metadata=known_metadata,
                 serialization="MsgPack" if serialization is Serialization.msgpack else serialization.value,

@@ -21,10 +21,13 @@ from peercli.services.events import (
     Data,
     Demonstrated,
     Event,
+    Interrupted,
     Open,
     Progress,
     Reconnecting,
+    Redialling,
     Refused,
+    Resumed,
     RouteFound,
     Serving,
     Stream,
@@ -186,6 +189,12 @@ class Console:
                 self.status(f"The broker is away; attempt {attempt} to come back in {delay:.1f} s")
             case Refused(peer, _, message):
                 self.status(f"Refused {peer}: {message}")
+            case Interrupted(peer, _, message, patience):
+                self.status(f"{peer}: {message}; it has {patience:g} s to come back")
+            case Redialling(peer, attempt, delay):
+                self.status(f"Attempt {attempt} to reach {peer} again in {delay:.1f} s", level=1)
+            case Resumed(peer):
+                self.status(f"{peer} is back; nothing is lost")
             case Connection(peer, _, label, _, serialization):
                 self.status(f"Connected with {peer} ({label}, {serialization})", level=1)
             case RouteFound(_, local, remote, relayed, local_type, remote_type):

@@ -14,6 +14,7 @@ from peercli.cli.options import (
     IdOption,
     InterfaceOption,
     JsonOption,
+    NoReconnectOption,
     PortRangeOption,
     QuietOption,
     RelayOption,
@@ -81,6 +82,7 @@ def listen(
     secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    no_reconnect: NoReconnectOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -128,6 +130,7 @@ def listen(
                 interface=interface,
                 admit=listener.admit,
                 max_connections=1 if once else max_peers,
+                lasting=not no_reconnect,
             )
             await listener.run(await stack.enter_async_context(peer))
 

@@ -32,6 +32,7 @@ __all__ = [
     "IdOption",
     "InterfaceOption",
     "JsonOption",
+    "NoReconnectOption",
     "PortRangeOption",
     "ProfileOption",
     "QuietOption",
@@ -144,6 +145,14 @@ PortRangeOption = Annotated[
         rich_help_panel=_NETWORK,
     ),
 ]
+NoReconnectOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-reconnect",
+        help="End with a lost connection, and do not wait two minutes for it to come back.",
+        rich_help_panel=_NETWORK,
+    ),
+]
 InterfaceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -240,6 +249,7 @@ def make_peer(
     interface: list[str] | None,
     admit: Callable[[Offer], bool] | None = None,
     max_connections: int | None = None,
+    lasting: bool = False,
 ) -> Peer:
     """The peer that the shared options describe.
 
@@ -262,6 +272,7 @@ def make_peer(
         interfaces=interface or (),
         admit=admit,
         max_connections=max_connections or MAX_CONNECTIONS,
+        lasting=lasting,
     )
 
 

@@ -14,6 +14,7 @@ from peercli.cli.options import (
     IdOption,
     InterfaceOption,
     JsonOption,
+    NoReconnectOption,
     PortRangeOption,
     QuietOption,
     RelayOption,
@@ -52,6 +53,7 @@ def pipe(
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
     timeout: TimeoutOption = 30,
+    no_reconnect: NoReconnectOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -68,10 +70,12 @@ def pipe(
         if recv_only and send_only:
             raise UsageError("--recv-only and --send-only leave nothing to do")
         from peercli.services.chat import announce, say_closed
-        from peercli.services.dial import called, dialled
+        from peercli.services.dial import called, joined
+        from peercli.services.lasting import Sessions
         from peercli.services.pipe import PIPE, Pipe
         from peercli.services.streams import FdSource
 
+        sessions = Sessions(console.report)
         peer = make_peer(
             server=server,
             id=id,
@@ -82,23 +86,25 @@ def pipe(
             secret_file=secret_file,
             port_range=port_range,
             interface=interface,
+            admit=sessions.admit,
             max_connections=1,
+            lasting=not no_reconnect,
         )
         meeting = (
-            called(peer, console.report)
+            called(peer, sessions, console.report)
             if peer_id is None
-            else dialled(peer, peer_id, timeout=timeout, **PIPE)
+            else joined(peer, peer_id, console.report, timeout=timeout, reconnect=not no_reconnect, **PIPE)
         )
         async with meeting as connection, FdSource(0) as stdin:
             await announce(connection, console.report)
-            joined = Pipe(
+            carrying = Pipe(
                 connection,
                 None if recv_only else stdin,
                 None if send_only else console.stdout,
                 on_peer_end=lambda: _say_end(console, waiting=not recv_only),
             )
-            async with console.metered(joined, show=progress):
-                await joined.run()
+            async with console.metered(carrying, show=progress):
+                await carrying.run()
             await say_closed(connection, console.report)
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=True))

@@ -74,6 +74,11 @@ class Connection(Emitter, ABC):
         """How packets go to the far side, once there is a path."""
         return self._link.route
 
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """SHA-256 of our certificate and of the far side's, once the connection is open."""
+        return self._link.fingerprints
+
     async def opened(self) -> None:
         """Return once the connection is open.
 

@@ -16,10 +16,11 @@ from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.peer.emitter import Listener
 from peercli.protocol.codecs import CLOSE, make_codec
-from peercli.protocol.messages import Answer, Offer
+from peercli.protocol.messages import Answer, Candidate, Offer
 from peercli.rtc.channel import Channel, Wire
+from peercli.rtc.link import Route
 
-__all__ = ["DataConnection"]
+__all__ = ["DataConnection", "Route"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class DataConnection(Connection):
         label: given by the side that connected; its connection id, if it gave none.
         reliable: whether messages keep their order. (They all arrive, either way.)
         serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
+        session: what it can be resumed by (`peercli.protocol.resume`), once both sides have agreed on it.
+        resumes: whether it goes on with that session, and does not begin it.
     """
 
     type: Literal["data"] = "data"
@@ -52,6 +55,8 @@ class DataConnection(Connection):
         signal: Signal,
         gate: Gate | None,
     ) -> None:
+        self.session = None if outgoing else offer.session
+        self.resumes = offer.resumes
         self._codec = make_codec(offer.serialization)
         reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
         super().__init__(
@@ -200,7 +205,8 @@ class DataConnection(Connection):
             self._signal(replace(offer, sdp=sdp))
         else:
             sdp = await self._link.answer(self._offer.sdp)
-            self._signal(Answer(self.peer, self.connection_id, "data", sdp, auth=self._gate is not None))
+            auth = self._gate is not None
+            self._signal(Answer(self.peer, self.connection_id, "data", sdp, auth=auth, session=self.session))
         channel = await self._link.channel()
         await self._prove(channel)
         if self.proven is not None and not self.outgoing:
@@ -250,6 +256,11 @@ class DataConnection(Connection):
     def _listener_ended(self, task: asyncio.Task[None]) -> None:
         super()._listener_ended(task)
         self._room.set()
+
+    def _handle(self, message: Answer | Candidate) -> None:
+        if isinstance(message, Answer) and self.outgoing and message.session == self._offer.session:
+            self.session = message.session
+        super()._handle(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -95,7 +96,8 @@ class Peer(Emitter):
         take_calls: keep calls for `accept_call`. Otherwise those that no listener to `call` hears of are
             declined.
         max_connections: open or in the making, and as many that nobody has accepted; further offers are
-            declined.
+            declined. Twice as many, where the others resume what seems to be open still.
+        lasting: take part in sessions that others begin (`peercli.protocol.resume`).
 
     Raises:
         InvalidID: `id` has characters that ids cannot have.
@@ -117,6 +119,7 @@ class Peer(Emitter):
         admit: Callable[[Offer], bool] | None = None,
         take_calls: bool = False,
         max_connections: int = MAX_CONNECTIONS,
+        lasting: bool = False,
     ) -> None:
         super().__init__()
         self.id = check_id(id) if id is not None else random_id()
@@ -134,6 +137,7 @@ class Peer(Emitter):
             tuple(interfaces),
         )
         self.max_connections = max_connections
+        self.lasting = lasting
         self._admit = admit
         self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._wants)
         self._take_calls = take_calls
@@ -307,6 +311,8 @@ class Peer(Emitter):
         metadata: Any = None,
         serialization: str = "binary",
         reliable: bool = True,
+        session: str | None = None,
+        resumes: bool = False,
         timeout: float | None = CONNECT_TIMEOUT,
     ) -> DataConnection:
         """Open a data connection to another peer.
@@ -317,6 +323,7 @@ class Peer(Emitter):
             metadata: any JSON value, for the far side to see before it accepts.
             serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
             reliable: keep the order of messages. (PeerJS's own default is not to.)
+            session, resumes: as `DataConnection` has them, once the far side takes part.
             timeout: seconds until `TimedOut`.
 
         Raises:
@@ -328,7 +335,13 @@ class Peer(Emitter):
             InvalidID, Disconnected, UsageError: as `dial`.
         """
         connection = self.dial(
-            peer, label=label, metadata=metadata, serialization=serialization, reliable=reliable
+            peer,
+            label=label,
+            metadata=metadata,
+            serialization=serialization,
+            reliable=reliable,
+            session=session,
+            resumes=resumes,
         )
         await self._open_in_time(connection, timeout)
         return connection
@@ -341,6 +354,8 @@ class Peer(Emitter):
         metadata: Any = None,
         serialization: str = "binary",
         reliable: bool = True,
+        session: str | None = None,
+        resumes: bool = False,
     ) -> DataConnection:
         """Begin a connection without waiting for it: PeerJS's own `connect`.
 
@@ -355,7 +370,9 @@ class Peer(Emitter):
             raise UsageError(f"a label has at most {MAX_LABEL_LENGTH} bytes")
         connection_id = f"dc_{random_id()}"
         offer = Offer(
-            peer, connection_id, "data", "", metadata, label or connection_id, reliable, serialization
+            *(peer, connection_id, "data", "", metadata, label or connection_id, reliable, serialization),
+            session=session,
+            resumes=resumes,
         )
         return self._adopt(offer, outgoing=True)
 
@@ -583,6 +600,8 @@ class Peer(Emitter):
         if offer.connection_id in self._connections:
             logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
             return
+        if not self.lasting:
+            offer = replace(offer, session=None, resumes=False)
         if not offer.auth and self.credentials.demanding:
             self._decline(offer, auth=True)
             self.emit("refused", offer.peer, unlike(offer.peer, wants=False))
@@ -610,8 +629,9 @@ class Peer(Emitter):
             self._calls.put_nowait(connection)
 
     def _has_room(self, offer: Offer) -> bool:
-        if max(self.active, self._incoming.qsize(), self._calls.qsize()) >= self.max_connections:
-            return False
+        most = 2 * self.max_connections if offer.resumes else self.max_connections
+        if max(self.active, self._incoming.qsize(), self._calls.qsize()) >= most:
+            return False  # what is resumed may not be known to be dead yet
         if offer.kind == "media" and not self._take_calls and not self.listeners("call"):
             return False
         return self._gate.attempts.may(asyncio.get_running_loop().time(), offer.peer)

@@ -95,7 +95,8 @@ class Offer:
 
     `auth` announces the handshake of `peercli.protocol.auth`, here and in the answer: a courtesy to peers
     that do not expect it, on which nothing rests. `known_as` never comes by the broker: it is the name under
-    which the key is known that the far side has proved to own.
+    which the key is known that the far side has proved to own. `session` is what the connection belongs to,
+    if it can be resumed (`peercli.protocol.resume`), and `resumes` says that it does so.
     """
 
     peer: str
@@ -108,17 +109,20 @@ class Offer:
     serialization: str = "binary"
     auth: bool = False
     known_as: str = ""
+    session: str | None = None
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A connection, accepted."""
+    """A connection, accepted; and the session too, if it is named."""
 
     peer: str
     connection_id: str
     kind: Kind
     sdp: str
     auth: bool = False
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +160,12 @@ def encode(message: BrokerMessage) -> str:
                     "label": message.label,
                     "reliable": message.reliable,
                     "serialization": message.serialization,
+                    "peercli": _session(message.session, resumes=message.resumes),
                 }
             return _dump("OFFER", message.peer, _payload(message) | payload)
         case Answer():
-            return _dump(
-                "ANSWER", message.peer, _payload(message) | {"sdp": {"type": "answer", "sdp": message.sdp}}
-            )
+            payload = {"sdp": {"type": "answer", "sdp": message.sdp}, "peercli": _session(message.session)}
+            return _dump("ANSWER", message.peer, _payload(message) | payload)
         case Candidate():
             candidate = {
                 "candidate": message.candidate,
@@ -172,6 +176,10 @@ def encode(message: BrokerMessage) -> str:
             return _dump("CANDIDATE", message.peer, _payload(message) | {"candidate": candidate})
         case _:
             raise ValueError(f"a client never sends {type(message).__name__}")
+
+
+def _session(session: str | None, *, resumes: bool = False) -> dict[str, Any] | None:
+    return None if session is None else {"session": session} | ({"resume": True} if resumes else {})
 
 
 def _payload(message: PeerMessage) -> dict[str, Any]:
@@ -238,11 +246,12 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 bool(payload.get("reliable")),
                 _text(payload.get("serialization", "binary"), "serialization", MAX_ID_LENGTH),
                 payload.get("auth") is True,
+                **_ours(payload),
             )
         case "ANSWER":
             connection_id = _id(payload.get("connectionId"), "connectionId")
-            auth = payload.get("auth") is True
-            return Answer(_id(peer, "src"), connection_id, _kind(payload), _sdp(payload), auth)
+            auth, session = payload.get("auth") is True, _ours(payload)["session"]
+            return Answer(_id(peer, "src"), connection_id, _kind(payload), _sdp(payload), auth, session)
         case "CANDIDATE":
             return _candidate(_id(peer, "src"), payload)
         case _:
@@ -289,6 +298,15 @@ def _metadata(payload: dict[str, Any]) -> Any:
     if fault := shape_fault(metadata):
         raise ProtocolError(f"the metadata of a connection cannot be read: {fault}")
     return metadata
+
+
+def _ours(payload: dict[str, Any]) -> dict[str, Any]:
+    """The session that a connection belongs to, and whether it resumes it."""
+    match payload.get("peercli"):
+        case {"session": str(session), **more}:
+            return {"session": _id(session, "session"), "resumes": more.get("resume") is True}
+        case _:
+            return {"session": None, "resumes": False}
 
 
 def _kind(payload: dict[str, Any]) -> Kind:

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterable
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError
-from peercli.peer.data import DataConnection
 from peercli.services.events import Close, Connection, Data, Report, RouteFound
+from peercli.services.lasting import Conversation
 
 __all__ = ["announce", "converse", "say_closed"]
 
 
-async def announce(connection: DataConnection, report: Report) -> None:
+async def announce(connection: Conversation, report: Report) -> None:
     """Report that a connection is open, and how it goes."""
     await report(
         Connection(
@@ -29,7 +29,7 @@ async def announce(connection: DataConnection, report: Report) -> None:
 
 
 async def say_closed(
-    connection: DataConnection, report: Report, failure: PeerError | None = None, *, raised: bool = True
+    connection: Conversation, report: Report, failure: PeerError | None = None, *, raised: bool = True
 ) -> None:
     """Report that a connection has ended, and why.
 
@@ -44,7 +44,7 @@ async def say_closed(
 
 
 async def converse(
-    connection: DataConnection, messages: AsyncIterable[object], report: Report, *, wait: float | None = 0.0
+    connection: Conversation, messages: AsyncIterable[object], report: Report, *, wait: float | None = 0.0
 ) -> None:
     """Send each of `messages`, report what comes, and close when all is said.
 
@@ -83,7 +83,7 @@ async def converse(
 
 
 class _Speaker:
-    def __init__(self, connection: DataConnection) -> None:
+    def __init__(self, connection: Conversation) -> None:
         self._connection = connection
         self.mid_message = False
 
@@ -97,6 +97,6 @@ class _Speaker:
             self.mid_message = False
 
 
-async def _hear(connection: DataConnection, report: Report) -> None:
+async def _hear(connection: Conversation, report: Report) -> None:
     async for message in connection:
         await report(Data(connection.peer, connection.connection_id, message))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
-from peercli.errors import AuthenticationFailed, TimedOut
+from peercli.errors import AuthenticationFailed, PeerError, TimedOut
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
+from peercli.services.lasting import Conversation, Sessions, connect
 
-__all__ = ["called", "dialled", "tell"]
+__all__ = ["called", "dialled", "joined", "tell"]
 
 
 @asynccontextmanager
@@ -30,48 +31,80 @@ async def dialled(
         PeerError: as `Peer.start` and `Peer.connect` raise.
     """
     try:
-        try:
-            async with asyncio.timeout(timeout):
-                await peer.start()
-                connection = await peer.connect(peer_id, timeout=None, **options)
-        except TimeoutError:
-            raise _too_late(peer, peer_id, timeout) from None
+        async with _within(timeout, peer, peer_id):
+            await peer.start()
+            connection = await peer.connect(peer_id, timeout=None, **options)
         yield connection
     finally:
         await peer.destroy()
 
 
-def _too_late(peer: Peer, peer_id: str, timeout: float) -> TimedOut:
-    if not peer.open:
-        return TimedOut(
-            f"the broker {peer.place} did not answer within {timeout:g} s",
-            hint="check the --server address; --timeout gives it longer",
-        )
-    return TimedOut(
-        f"the peer {peer_id} did not answer within {timeout:g} s",
-        hint="is it busy, or gone without a word? --timeout gives it longer",
-    )
+@asynccontextmanager
+async def joined(
+    peer: Peer, peer_id: str, report: Report, *, timeout: float, reconnect: bool, **options: Any
+) -> AsyncIterator[Conversation]:
+    """As `dialled`, a conversation that outlasts its connection; if `reconnect`, and the far side can."""
+    try:
+        async with _within(timeout, peer, peer_id):
+            await peer.start()
+            conversation = await connect(peer, peer_id, report, timeout=None, reconnect=reconnect, **options)
+        try:
+            yield conversation
+        finally:
+            await conversation.close()
+    finally:
+        await peer.destroy()
 
 
 @asynccontextmanager
-async def called(peer: Peer, report: Report) -> AsyncIterator[DataConnection]:
-    """The first connection that somebody opens to a peer that is not started yet.
+async def _within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        if not peer.open:
+            raise TimedOut(
+                f"the broker {peer.place} did not answer within {timeout:g} s",
+                hint="check the --server address; --timeout gives it longer",
+            ) from None
+        raise TimedOut(
+            f"the peer {peer_id} did not answer within {timeout:g} s",
+            hint="is it busy, or gone without a word? --timeout gives it longer",
+        ) from None
+
+
+@asynccontextmanager
+async def called(peer: Peer, sessions: Sessions, report: Report) -> AsyncIterator[Conversation]:
+    """The first conversation that somebody begins with a peer that is not started yet.
 
     Raises as `Peer.start`, `Peer.accept` and `tell` do.
     """
     async with peer:
-        accepting = asyncio.create_task(peer.accept())
+        accepting = asyncio.create_task(sessions.accept(peer))
         telling = asyncio.create_task(tell(peer, report, once=True))
         try:
             await asyncio.wait({accepting, telling}, return_when=asyncio.FIRST_COMPLETED)
             if telling.done():
                 telling.result()
-            connection = accepting.result()
+            conversation = accepting.result()
         finally:
             accepting.cancel()
             telling.cancel()
             await asyncio.wait({accepting, telling})
-        yield connection
+        resuming = asyncio.create_task(_only_resume(peer, sessions))
+        try:
+            yield conversation
+        finally:
+            await conversation.close()
+            resuming.cancel()
+            await asyncio.wait({resuming})
+
+
+async def _only_resume(peer: Peer, sessions: Sessions) -> None:
+    """Take in who resumes a conversation, and nobody else."""
+    with suppress(PeerError):  # then the conversation waits in vain, and says so
+        while True:
+            await (await sessions.accept(peer)).close()
 
 
 async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:

@@ -12,12 +12,15 @@ __all__ = [
     "Data",
     "Demonstrated",
     "Event",
+    "Interrupted",
     "Listed",
     "Open",
     "Progress",
     "Reconnecting",
+    "Redialling",
     "Refused",
     "Report",
+    "Resumed",
     "RouteFound",
     "Serving",
     "Stream",
@@ -46,6 +49,36 @@ class Reconnecting(Event):
     event: ClassVar[str] = "reconnecting"
     attempt: int
     delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted(Event):
+    """A connection was lost, for the reason in `message`; it is given `patience` seconds to come back."""
+
+    event: ClassVar[str] = "interrupted"
+    peer: str
+    connection: str
+    message: str
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class Redialling(Event):
+    """A connection with `peer` was lost; attempt number `attempt` to resume it comes in `delay` seconds."""
+
+    event: ClassVar[str] = "reconnecting"
+    peer: str
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """A connection that was lost goes on where it was."""
+
+    event: ClassVar[str] = "resumed"
+    peer: str
+    connection: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from peercli.errors import ConnectionClosed, PeerError, StorageFailed
-from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol.jsontext import to_json
 from peercli.protocol.messages import Offer
@@ -19,6 +18,7 @@ from peercli.services.command import Command
 from peercli.services.dial import tell
 from peercli.services.events import Data, Report, Stream
 from peercli.services.files.receiving import Inbox, is_file_offer
+from peercli.services.lasting import Conversation, LastingConnection, Sessions
 from peercli.services.pipe import Pipe
 from peercli.services.streams import Sink, lines
 
@@ -50,6 +50,10 @@ class Listener:
     inbox: Inbox | None = None
 
     _stream_turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sessions = Sessions(self.report)
 
     async def run(self, peer: Peer) -> None:
         """Serve a started peer until cancelled, or with `once` until the first connection has ended.
@@ -59,8 +63,8 @@ class Listener:
             PeerError: with `once`, how that connection failed.
             BrokenPipeError, StorageFailed: the output cannot be written any more.
         """
-        tasks: set[asyncio.Task[DataConnection | None]] = {
-            asyncio.create_task(peer.accept()),
+        tasks: set[asyncio.Task[Conversation | None]] = {
+            asyncio.create_task(self._sessions.accept(peer)),
             asyncio.create_task(tell(peer, self.report, once=self.once)),
         }
         try:
@@ -71,7 +75,7 @@ class Listener:
                     if connection is not None:
                         tasks |= {
                             asyncio.create_task(self._serve(connection)),
-                            asyncio.create_task(peer.accept()),
+                            asyncio.create_task(self._sessions.accept(peer)),
                         }
                     elif self.once:
                         return
@@ -84,9 +88,9 @@ class Listener:
         """Whether to let in who offers a connection: give this to the `Peer`."""
         if self.inbox is None and is_file_offer(offer):
             return False
-        return self.allow is None or offer.peer in self.allow
+        return (self.allow is None or offer.peer in self.allow) and self._sessions.admit(offer)
 
-    async def _serve(self, connection: DataConnection) -> None:
+    async def _serve(self, connection: Conversation) -> None:
         await announce(connection, self.report)
         failure: PeerError | None = None
         try:
@@ -94,7 +98,11 @@ class Listener:
                 await self._run_command(connection, self.command)
             elif is_pipe(connection.metadata, connection.serialization):
                 await self._take_stream(connection)
-            elif self.inbox is not None and is_files(connection.metadata, connection.serialization):
+            elif (
+                self.inbox is not None
+                and not isinstance(connection, LastingConnection)  # files resume in a way of their own
+                and is_files(connection.metadata, connection.serialization)
+            ):
                 await self.inbox.serve(connection)
             else:
                 await self._take_messages(connection)
@@ -111,14 +119,14 @@ class Listener:
         """Whether a connection's failure is the end of all: if nothing can be printed any more, it is."""
         return self.once or (self.command is None and isinstance(error, StorageFailed))
 
-    async def _take_messages(self, connection: DataConnection) -> None:
+    async def _take_messages(self, connection: Conversation) -> None:
         async for message in connection:
             await self.report(Data(connection.peer, connection.connection_id, message))
             if self.echo:
                 with contextlib.suppress(ConnectionClosed):
                     await connection.send(message)
 
-    async def _take_stream(self, connection: DataConnection) -> None:
+    async def _take_stream(self, connection: Conversation) -> None:
         sink = (
             _Reported(connection, self.report)
             if self.output is None
@@ -131,7 +139,7 @@ class Listener:
             await sink.close()
             await self.report(Stream(connection.peer, connection.connection_id, pipe.received))
 
-    async def _run_command(self, connection: DataConnection, text: str) -> None:
+    async def _run_command(self, connection: Conversation, text: str) -> None:
         environment = {
             "PEERCLI_PEER": connection.peer,
             "PEERCLI_LABEL": connection.label,
@@ -150,7 +158,7 @@ class Listener:
 class _Reported:
     """A sink that reports each piece as a message."""
 
-    def __init__(self, connection: DataConnection, report: Report) -> None:
+    def __init__(self, connection: Conversation, report: Report) -> None:
         self._connection = connection
         self._report = report
 
@@ -181,7 +189,7 @@ class _InTurn:
             self._turn.release()
 
 
-async def _chat(connection: DataConnection, command: Command) -> None:
+async def _chat(connection: Conversation, command: Command) -> None:
     """A line in for each message, a message out for each line, until one of them has no more."""
 
     async def feed() -> None:

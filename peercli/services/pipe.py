@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError, ProtocolError
-from peercli.peer.data import DataConnection
 from peercli.protocol.pipe import (
     HELLO_TIMEOUT,
     METADATA,
@@ -27,6 +26,7 @@ from peercli.protocol.pipe import (
     greeting,
     is_pipe,
 )
+from peercli.services.lasting import Conversation, LastingConnection
 from peercli.services.streams import Sink, Source
 
 __all__ = ["PIPE", "Pipe"]
@@ -53,7 +53,7 @@ class Pipe:
 
     def __init__(
         self,
-        connection: DataConnection,
+        connection: Conversation,
         source: Source | None,
         sink: Sink | None,
         *,
@@ -161,7 +161,8 @@ class Pipe:
             await self._say(Hello(WINDOW, receives=self._sink is not None))
             self._introduced = True
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HELLO_TIMEOUT):
+                lasting = isinstance(self._connection, LastingConnection)  # no plain page
+                async with asyncio.timeout(None if lasting else HELLO_TIMEOUT):
                     await self._until(lambda: self._greeted)
             if self._plain is None:
                 self._plain = True

@@ -81,12 +81,12 @@ async def test_signals_while_negotiating(shell: Shell) -> None:
 
 
 @asynccontextmanager
-async def joined(shell: Shell) -> AsyncIterator[tuple[Command, Command]]:
+async def joined(shell: Shell, *options: str) -> AsyncIterator[tuple[Command, Command]]:
     """A pipe in the middle of its life: who waited, and who called."""
     box = fresh("box")
-    async with shell.peercli("pipe", "--id", box) as waiting:
+    async with shell.peercli("pipe", "--id", box, *options) as waiting:
         await waiting.says("Listening as")
-        async with shell.peercli("pipe", box) as calling:
+        async with shell.peercli("pipe", box, *options) as calling:
             for one, other in ((waiting, calling), (calling, waiting)):
                 await one.write(b"some\n")
                 assert await other.line() == "some"
@@ -120,16 +120,16 @@ async def test_killed_in_the_middle(shell: Shell) -> None:
     """Nobody says goodbye, and still the other side notices, with 7: pipes, listen and connect."""
 
     async def pipe(which: int) -> None:
-        async with joined(shell) as ends:
+        async with joined(shell, "--no-reconnect") as ends:
             ends[which].process.kill()
             assert await ends[1 - which].exit_code() == 7
             await ends[1 - which].says("peercli: the connection to the peer was lost")
 
     async def chat(which: int) -> None:
         bot = fresh("bot")
-        async with shell.peercli("listen", "--id", bot, "--once") as listen:
+        async with shell.peercli("listen", "--id", bot, "--once", "--no-reconnect") as listen:
             await listen.says("Listening as")
-            async with shell.peercli("connect", bot) as calling:
+            async with shell.peercli("connect", bot, "--no-reconnect") as calling:
                 await calling.write(b"hello\n")
                 assert await listen.line() == "hello"
                 ends = listen, calling

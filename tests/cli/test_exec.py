@@ -110,7 +110,9 @@ async def test_nothing_outlives_its_peer(shell: Shell) -> None:
     """The whole process group ends: when the peer closes, when it is killed, when we are interrupted."""
     bot = fresh("bot")
     command = "sleep 1000 & sh -c 'trap \"\" TERM; sleep 1001' & echo $$; wait"
-    async with shell.peercli("listen", "--id", bot, "--exec", command, "--allow-anyone") as listen:
+    async with shell.peercli(
+        *("listen", "--id", bot, "--exec", command, "--allow-anyone", "--no-reconnect")
+    ) as listen:
         await listen.says("Listening as")
 
         async def group(out: str) -> list[psutil.Process]:
