@@ -92,10 +92,10 @@ async def test_events(shell: Shell) -> None:
     """With --json: who comes, what they say, streams piece by piece and as a whole, and every end."""
     bot = fresh("bot")
     async with shell.peercli("listen", "--id", bot, "--json") as listen:
+        events = [json.loads(await listen.line())]
         stream = os.urandom(300_000)
         assert (await shell.run("pipe", bot, input=stream)).code == 0
         assert (await shell.run("connect", bot, "--input", "json", input=b"[1]\n")).code == 0
-        events = [json.loads(await listen.line())]
         while [event["event"] for event in events].count("close") < 2:
             events.append(json.loads(await listen.line()))
     assert listen.stderr == ""
