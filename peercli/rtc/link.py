@@ -23,10 +23,10 @@ from aiortc.sdp import candidate_from_sdp
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
 from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
-from peercli.rtc.datapath import PeerConnection
 from peercli.rtc.diagnosis import no_path, no_relay
 from peercli.rtc.ice import Agent, gather_from_servers
 from peercli.rtc.media import Media
+from peercli.rtc.peerconnection import PeerConnection
 
 __all__ = ["Link", "Route", "Trickle"]
 

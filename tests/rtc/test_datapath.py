@@ -1,4 +1,4 @@
-"""The data path: datagrams glued and torn, sockets with moods, paths that change."""
+"""The data path under whole connections: datagrams glued and torn, sockets with moods, paths that change."""
 
 from __future__ import annotations
 
@@ -6,163 +6,29 @@ import asyncio
 import errno
 import random
 import re
-import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aioice import stun
+from aioice.ice import StunProtocol
 
 from peercli.errors import MessageTooBig
-from peercli.rtc import ice
-from peercli.rtc.channel import UNLIMITED, Channel
-from peercli.rtc.datapath import (
-    BIO_BYTES,
-    DTLS_OVERHEAD,
-    AssociationChannel,
-    SctpTransport,
-    _Dtls,
-    _open_all,
-    _Udp,
-)
+from peercli.rtc import datapath, dtls, ice
+from peercli.rtc.channel import UNLIMITED, Channel, StockChannel
+from peercli.rtc.datapath import AssociationChannel, SctpTransport
 from peercli.rtc.path_mtu import LADDER
+from peercli.rtc.udp import UdpSocket
 from tests.interop.stacks.proxy import Faults, Proxy
-from tests.rtc.links import both, connected, ends
+from tests.rtc.links import End, both, connected, ends, join
+from tests.rtc.moody import MoodySocket
 
 ETHERNET = 1_500 - 28  # bytes of UDP over IPv4
 
 probing = pytest.mark.skipif(
     sys.platform != "linux", reason="paths are probed where fragments can be forbidden"
 )
-
-
-# Datagrams in one piece ---------------------------------------------------------------------------
-
-
-class Pieces:
-    """In the place of a DTLS session: keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.given: list[bytes] = []
-
-    def open(self, records: bytes | memoryview) -> list[bytes]:
-        self.given.append(bytes(records))
-        return [bytes(records)]
-
-
-def record(size: int) -> bytes:
-    """A DTLS record of `size` bytes in all."""
-    return b"\x17\xfe\xfd" + bytes(8) + (size - 13).to_bytes(2, "big") + random.randbytes(size - 13)
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-unknown"])
-@pytest.mark.parametrize(("size", "count", "last"), [(1_225, 54, 300), (1_469, 44, 1_469), (16_421, 3, 50)])
-def test_glued_datagrams_are_cut_where_records_end(size: int, count: int, last: int, known: bool) -> None:
-    records = [record(size) for _ in range(count - 1)] + [record(last)]
-    session = Pieces()
-    glued = b"".join(records)
-    assert b"".join(_open_all(cast(_Dtls, session), glued, size if known else 0)) == glued
-    ends_at = {sum(map(len, records[:number])) for number in range(count + 1)}
-    at = 0
-    for piece in session.given:
-        at += len(piece)
-        assert at in ends_at
-        assert len(piece) <= max(BIO_BYTES, size)
-
-
-def test_a_record_that_lies_about_its_length_is_no_trouble() -> None:
-    garbage = record(20_000)[:11] + b"\xff\xff" + random.randbytes(20_000)
-    session = Pieces()
-    assert b"".join(_open_all(cast(_Dtls, session), garbage, 0)) == garbage
-
-
-# Sockets ------------------------------------------------------------------------------------------
-
-
-class MoodySocket:
-    """A socket that fails as `mood` says, which is asked before every datagram that is sent.
-
-    Attributes:
-        batches: calls that carried many datagrams.
-    """
-
-    def __init__(self, real: socket.socket, mood: Callable[[bool], OSError | None]) -> None:
-        self._real = real
-        self._mood = mood
-        self.batches = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def sendto(self, data: memoryview, address: tuple[str, int]) -> int:
-        if error := self._mood(False):
-            raise error
-        return self._real.sendto(data, address)
-
-    def sendmsg(self, buffers: Sequence[memoryview], *arguments: Any) -> int:
-        if error := self._mood(True):
-            raise error
-        self.batches += 1
-        return self._real.sendmsg(buffers, *arguments)
-
-
-@pytest.fixture
-def sockets() -> Iterator[tuple[_Udp, socket.socket]]:
-    """One of ours, and one to send to."""
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
-    ):
-        for each in (here, there):
-            each.bind(("127.0.0.1", 0))
-        there.settimeout(10)
-        transport = SimpleNamespace(get_extra_info=lambda _: here)
-        udp = _Udp(cast(Any, SimpleNamespace(transport=transport)), coalesce=False)
-        yield udp, there
-        udp.close()
-
-
-@pytest.mark.parametrize("segments", [True, False])
-@pytest.mark.parametrize(("size", "total"), [(1_000, 53_500), (1_225, 100_000), (16_421, 40_000), (700, 700)])
-def test_what_is_sent_arrives_in_its_datagrams(
-    sockets: tuple[_Udp, socket.socket], size: int, total: int, segments: bool
-) -> None:
-    udp, there = sockets
-    udp._segments &= segments
-    data = random.randbytes(total)
-    assert udp.send(memoryview(data), size, there.getsockname()) == total
-    for start in range(0, total, size):
-        assert there.recv(65_536) == data[start : start + size]
-
-
-@pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL, errno.EMSGSIZE])
-def test_without_segmentation_after_all(sockets: tuple[_Udp, socket.socket], code: int) -> None:
-    udp, there = sockets
-    udp._segments = True
-    udp._socket = cast(Any, MoodySocket(udp._socket, lambda many: OSError(code, "no") if many else None))
-    data = random.randbytes(10_500)
-    assert udp.send(memoryview(data), 1_000, there.getsockname()) == len(data)
-    assert b"".join(there.recv(65_536) for _ in range(11)) == data
-    assert udp._segments == (code != errno.EIO)  # the others are about this size, and may pass
-
-
-def test_nothing_is_lost_of_what_the_socket_has_no_room_for(sockets: tuple[_Udp, socket.socket]) -> None:
-    udp, there = sockets
-    turns = iter(range(1_000_000))
-    udp._segments = False
-    udp._socket = cast(
-        Any, MoodySocket(udp._socket, lambda _: BlockingIOError() if next(turns) % 4 == 3 else None)
-    )
-    data = random.randbytes(20_000)
-    sent = 0
-    while sent < len(data):
-        sent += udp.send(memoryview(data)[sent:], 1_000, there.getsockname())
-    assert b"".join(there.recv(65_536) for _ in range(20)) == data
-
-
-# Whole connections --------------------------------------------------------------------------------
 
 
 def transport_of(channel: Channel) -> SctpTransport:
@@ -227,16 +93,16 @@ async def test_probes_alone_are_larger_than_is_known_to_fit(monkeypatch: pytest.
     """What else is sent IP may cut, and a probe that was cut would come through anywhere."""
     too_large: list[int] = []
     probes: list[int] = []
-    send, probe = _Udp.send, _Udp.probe
+    send, probe = UdpSocket.send, UdpSocket.probe
     async with connected() as (_, _, here, there):
         mtu = transport_of(here)._mtu
 
-        def watched_send(udp: _Udp, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
-            too_large.extend([size] if size > mtu.size + DTLS_OVERHEAD else [])
+        def watched_send(udp: UdpSocket, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
+            too_large.extend([size] if size > mtu.size + dtls.OVERHEAD else [])
             return send(udp, datagrams, size, address)
 
-        def watched_probe(udp: _Udp, datagram: memoryview, address: tuple[str, int]) -> None:
-            probes.append(len(datagram) - DTLS_OVERHEAD)
+        def watched_probe(udp: UdpSocket, datagram: memoryview, address: tuple[str, int]) -> None:
+            probes.append(len(datagram) - dtls.OVERHEAD)
             probe(udp, datagram, address)
 
         udp = transport_of(here)._udp
@@ -268,7 +134,8 @@ async def test_a_path_that_takes_less_from_now_on() -> None:
 
 @probing
 async def test_another_pair_is_selected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "host_addresses", lambda interfaces: ["127.0.0.1", "127.0.0.2"])
+    """In the middle of a transfer each way, as Chromium does right after connecting."""
+    monkeypatch.setattr(ice, "host_addresses", lambda *_: ["127.0.0.1", "127.0.0.2"])
     async with connected() as (one, _, here, there):
         await until_large(here, there, LADDER[-1])
         agent = one.link._agent
@@ -278,13 +145,74 @@ async def test_another_pair_is_selected(monkeypatch: pytest.MonkeyPatch) -> None
             candidate for candidate in agent.local_candidates if candidate.host != before.local_candidate.host
         )
         protocol = next(protocol for protocol in agent.hosts if protocol.local_candidate is other)
+        carrying = asyncio.gather(carry(here, there, 400), carry(there, here, 400))
+        await asyncio.sleep(0.02)
+        assert not carrying.done()
         agent._nominated[1] = type(before)(protocol, before.remote_candidate)
-        await carry(here, there, 20)
+        await carrying
         udp = transport_of(here)._udp
         assert udp is not None
         assert udp.protocol is protocol
         await until_large(here, there, LADDER[-1])
-        await carry(there, here, 20)
+
+
+class Gluing:
+    """Sends a STUN request in one datagram with what is sent, as far as the far side's kernel is concerned.
+
+    Attributes:
+        before, after: how many went before a record, and after many.
+    """
+
+    def __init__(self, udp: UdpSocket, request: bytes) -> None:
+        self._send = udp.send
+        self._request = request
+        self.before = self.after = 0
+
+    def send(self, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
+        request, many = self._request, len(datagrams) // size * size
+        if len(datagrams) <= len(request):
+            self._send(memoryview(request + datagrams), len(request), address)
+            self.before += 1
+        elif size < many < 60_000 and many < 60 * size:
+            self._send(memoryview(bytes(datagrams[:many]) + request), size, address)
+            self._send(datagrams[many:], size, address)
+            self.after += 1
+        else:
+            return self._send(datagrams, size, address)
+        return len(datagrams)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="datagrams are glued by Linux")
+async def test_stun_that_arrives_glued_to_dtls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datapath, "MAX_PACKET", 1_432)
+    heard: list[tuple[str, int]] = []
+
+    def hear(message: stun.Message, address: tuple[str, int], protocol: StunProtocol) -> None:
+        heard.append(address)
+
+    async with connected() as (one, other, here, there):
+        await carry(here, there, 5)
+        agent, udp, association = one.link._agent, transport_of(here)._udp, transport_of(here)._association
+        pair = agent.selected
+        assert udp is not None
+        assert association is not None
+        assert association.sender is not None
+        assert pair is not None
+        request = agent.build_request(pair, nominate=False)
+        request.add_message_integrity((agent.remote_password or "").encode())
+        gluing = Gluing(udp, bytes(request))
+        monkeypatch.setattr(other.link._agent, "request_received", hear)
+        monkeypatch.setattr(udp, "send", gluing.send)
+        retransmits = association.sender.retransmits
+        for size in (1, 50_000) * 20:
+            await here.send(bytes(size))
+            assert await there.receive() == bytes(size)
+            await here.flush()
+        assert gluing.before > 10
+        assert gluing.after > 10
+        assert len(heard) == gluing.before + gluing.after
+        assert set(heard) == {pair.local_addr}
+        assert association.sender.retransmits == retransmits
 
 
 async def test_a_flush_sees_what_is_queued_on_a_socket_without_room() -> None:
@@ -325,3 +253,25 @@ async def test_the_far_side_says_how_much_it_takes_in_one_message(
             assert await there.receive() == "x" * size
         with pytest.raises(MessageTooBig):
             await there.send("ü" * 131_073)
+
+
+@pytest.mark.parametrize("stock", [(True, True), (True, False), (False, True)])
+async def test_the_fallback(monkeypatch: pytest.MonkeyPatch, stock: tuple[bool, bool]) -> None:
+    """aiortc's own association, with itself and with ours."""
+    sides = []
+    for each in stock:
+        monkeypatch.setenv("PEERCLI_DATAPATH", "aiortc" if each else "")
+        sides.append(End())
+    one, other = sides
+    try:
+        async with asyncio.timeout(30):
+            here, there = await join(one, other)
+            assert [isinstance(each, StockChannel) for each in (here, there)] == list(stock)
+            await carry(here, there, 50)
+            await carry(there, here, 50)
+            await here.send(bytes(65_536))
+            await here.flush()
+            await here.close()
+            assert [message async for message in there] == [bytes(65_536)]
+    finally:
+        await asyncio.gather(one.link.close(), other.link.close())
