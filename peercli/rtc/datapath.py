@@ -169,6 +169,7 @@ class SctpTransport:
             send_buffer=SEND_BUFFER,
             remote_max_message_size=self.remote_max_message,
             local_max_message_size=MAX_MESSAGE,
+            keepalive=True,
         )
         self._association.connect(self._loop.time())
         for channel in self._opening:

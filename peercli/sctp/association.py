@@ -60,6 +60,10 @@ MAX_INIT_TRIES = 8
 MAX_RETRANSMITS = 10
 """Timeouts in a row after which the far side is deemed gone (Association.Max.Retrans)."""
 HEARTBEAT_INTERVAL = 30.0
+SILENCE_TICK = 1.25
+"""Seconds; after one without a packet the far side is asked for a sign of life, and so on."""
+SILENT_TICKS = 7
+"""Ticks without a packet after which the far side is deemed gone: 8.75 to 10 s."""
 BURST_PACKETS_PER_SACK = 64
 """Packets after which our own kind is sent a SACK."""
 
@@ -90,6 +94,7 @@ class Association:
     `is_client` is the side's role in DTLS, which decides the ids of the channels that it opens.
     `receive_window` bounds what is received and not consumed; `send_buffer` what a channel may queue.
     `remote_max_message_size` is the far side's `a=max-message-size`, 0 for no limit.
+    `keepalive` asks a silent far side for a sign of life, and ends the association when there is none.
     `controller` makes a congestion controller for packets of the size it is given.
     `random` returns that many random bytes.
     """
@@ -107,6 +112,7 @@ class Association:
         local_max_message_size: int = DEFAULT_MAX_MESSAGE,
         interleaving: bool = True,
         zero_checksum: bool = True,
+        keepalive: bool = False,
         controller: Callable[[int], Controller] = Bbr,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -120,6 +126,7 @@ class Association:
         self._max_message = local_max_message_size
         self._interleaving = interleaving
         self._zero_checksum = zero_checksum
+        self._keepalive = keepalive
         self._make_controller = controller
         self._random = random
         self._cookie_key = random(32)
@@ -152,6 +159,9 @@ class Association:
         self._heartbeat_at: float | None = None
         self._heartbeat: tuple[bytes, float] | None = None  # what is unanswered: nonce, sent at
         self._probe: tuple[bytes, int, float] | None = None  # nonce, size, deadline
+        self._tick_at: float | None = None
+        self._heard = 0  # packets, at the last tick
+        self._silent_ticks = 0
 
         self.packets_sent = 0
         self.packets_received = 0
@@ -350,6 +360,7 @@ class Association:
                 self._receiver.timeout(),
                 self._channels.timeout(),
                 self._heartbeat_at,
+                self._tick_at,
                 None if self._probe is None else self._probe[2],
             )
         return min((at for at in times if at is not None), default=None)
@@ -369,6 +380,8 @@ class Association:
             self._probe = None
         if self._heartbeat_at is not None and now >= self._heartbeat_at:
             self._handle_heartbeat_timeout(now)
+        if self._tick_at is not None and now >= self._tick_at:
+            self._handle_tick(now)
 
     # Set-up -------------------------------------------------------------------------------
 
@@ -533,6 +546,8 @@ class Association:
         self._errors = 0
         self._heartbeat_at = now + HEARTBEAT_INTERVAL
         self._heartbeat = self._probe = None
+        if self._keepalive:
+            self._tick_at = now + SILENCE_TICK
         self._events.append(Connected())
         self._channels.start(self._local_tsn, peer, self._receiver)
 
@@ -661,6 +676,22 @@ class Association:
         self._heartbeat_at = now + min(sender.rtt.rto * 2**self._errors, RTO_MAX)
         self._push_control(chunk(Chunk.HEARTBEAT, 0, param(Param.HEARTBEAT_INFO, nonce)))
 
+    def _handle_tick(self, now: float) -> None:
+        """See whether the far side is silent, and ask it to say something. Any packet will do.
+
+        Ticks are counted, not seconds: a machine that slept has not listened meanwhile.
+        """
+        self._tick_at = now + SILENCE_TICK
+        if self.packets_received != self._heard:
+            self._heard = self.packets_received
+            self._silent_ticks = 0
+            return
+        self._silent_ticks += 1
+        if self._silent_ticks >= SILENT_TICKS:
+            self._end("the far side is silent")
+        else:
+            self._push_control(chunk(Chunk.HEARTBEAT, 0, param(Param.HEARTBEAT_INFO, b"still there?")))
+
     def _on_abort(self, flags: int, value: bytes, now: float) -> None:
         if flags & Flag.TAG_REFLECTED and self.state is State.CLOSED:
             return
@@ -709,6 +740,9 @@ class Association:
         if sender is None or receiver is None or self._ended:
             return
         receiver.end_batch(now)
+        if self._silent_ticks:
+            self._silent_ticks = 0
+            sender.try_again(now)
         self._channels.deliver()
         answer = self._channels.perform_deferred()
         if answer is not None:
@@ -738,7 +772,7 @@ class Association:
             return
         self._ended = True
         self.state = State.CLOSED
-        self._timer = self._heartbeat_at = None
+        self._timer = self._heartbeat_at = self._tick_at = None
         self._control.clear()
         self._events.append(Closed(error))
 

@@ -516,6 +516,12 @@ class Sender:
                 return
         self._timer = now + rto
 
+    def try_again(self, now: float) -> None:
+        """The path was silent, and is no more: what waits to be sent again need not wait any longer."""
+        if self._backoff:
+            self._backoff = 0
+            self._timer = now
+
     def handle_timeout(self, now: float) -> bool:
         """Let due timers run; `transmit` must follow. True if the retransmission timer ran out."""
         out = self._out

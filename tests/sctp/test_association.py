@@ -523,6 +523,54 @@ def test_a_sack_of_what_was_never_sent_is_ignored() -> None:
     assert sender.in_flight == sender.outstanding == 0
 
 
+# Silence --------------------------------------------------------------------------------------
+
+
+def watchful(path: Path | None = None) -> Simulation:
+    """Two sides that look after each other; connected."""
+    simulation = Simulation(*([path] if path else []))
+    for endpoint, is_client in ((simulation.client, True), (simulation.server, False)):
+        endpoint.association = simulation.association(is_client=is_client, keepalive=True)
+    simulation.connect()
+    return simulation
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.3, 1.0, 30.0])
+@pytest.mark.parametrize("sending", [False, True])
+def test_a_dead_far_side_is_noticed_within_ten_seconds(idle: float, sending: bool) -> None:
+    simulation = watchful()
+    channel = simulation.client.association.open_channel("x")
+    simulation.run(seconds=idle)
+    if sending:
+        simulation.client.to_send[channel] = [bytes(60_000)] * 10_000
+        simulation.run(seconds=1.0)
+    death = simulation.now
+    simulation.there.loss = simulation.back.loss = 1.0
+    simulation.run(lambda: states(simulation) == (State.CLOSED, State.CLOSED), seconds=60)
+    assert 8.5 < simulation.now - death < 10.5  # and up to a round trip of what was on its way
+    assert Closed("the far side is silent") in simulation.client.events
+
+
+@pytest.mark.parametrize("sending", [False, True])
+@pytest.mark.parametrize("delay", [0.01, 0.5])
+def test_an_outage_of_five_seconds_is_no_death(sending: bool, delay: float) -> None:
+    """Whenever it begins, and with a round trip of a second; what waits goes on soon after."""
+    simulation = watchful(Path(delay=delay))
+    channel = simulation.client.association.open_channel("x")
+    for _ in range(8):
+        simulation.run(seconds=2.1)
+        if sending:
+            simulation.client.to_send[channel] = [bytes(10_000)] * 50
+            simulation.run(seconds=0.2)
+        simulation.there.loss = simulation.back.loss = 1.0
+        simulation.run(seconds=5)
+        simulation.there.loss = simulation.back.loss = 0.0
+        end = simulation.now
+        simulation.run(lambda: not simulation.client.to_send.get(channel), seconds=30)
+        assert simulation.now - end < 12 * delay + 3
+        assert states(simulation) == (State.ESTABLISHED, State.ESTABLISHED)
+
+
 # The window -----------------------------------------------------------------------------------
 
 
