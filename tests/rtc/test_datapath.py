@@ -13,13 +13,16 @@ from typing import Any, cast
 import pytest
 from aioice import stun
 from aioice.ice import StunProtocol
+from aiortc import AudioStreamTrack, RTCBundlePolicy, RTCConfiguration, VideoStreamTrack
+from av import VideoFrame
 
 from peercli.errors import MessageTooBig
 from peercli.rtc import datapath, dtls, ice
 from peercli.rtc.channel import UNLIMITED, Channel, StockChannel
 from peercli.rtc.datapath import AssociationChannel, SctpTransport
 from peercli.rtc.path_mtu import LADDER
-from peercli.rtc.udp import UdpSocket
+from peercli.rtc.peerconnection import PeerConnection
+from peercli.rtc.udp import _SOL_UDP, _UDP_GRO, UdpSocket
 from tests.interop.stacks.proxy import Faults, Proxy
 from tests.rtc.links import End, both, connected, ends, join
 from tests.rtc.moody import MoodySocket
@@ -275,3 +278,75 @@ async def test_the_fallback(monkeypatch: pytest.MonkeyPatch, stock: tuple[bool, 
             assert [message async for message in there] == [bytes(65_536)]
     finally:
         await asyncio.gather(one.link.close(), other.link.close())
+
+
+# Media beside data --------------------------------------------------------------------------------
+
+
+class Noise(VideoStreamTrack):
+    """A picture that fills many packets of one size."""
+
+    async def recv(self) -> VideoFrame:
+        pts, time_base = await self.next_timestamp()
+        frame = VideoFrame(160, 120)
+        for plane in frame.planes:
+            plane.update(random.randbytes(plane.buffer_size))
+        frame.pts, frame.time_base = pts, time_base
+        return frame
+
+
+def coalesces(channel: Channel) -> bool:
+    """Whether the kernel may glue what arrives: SRTP could not be told apart again."""
+    udp = transport_of(channel)._udp
+    assert udp is not None
+    return sys.platform == "linux" and bool(udp._socket.getsockopt(_SOL_UDP, _UDP_GRO))
+
+
+class Caller:
+    """A side of a call that also carries data, on one transport."""
+
+    def __init__(self) -> None:
+        self.channels: asyncio.Queue[Channel] = asyncio.Queue()
+        self.pc = PeerConnection(
+            RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE),
+            on_channel=self.channels.put_nowait,
+            on_end=lambda error: None,
+        )
+        self.pc.addTrack(AudioStreamTrack())
+        self.pc.addTrack(Noise())
+
+    async def frames(self, count: int) -> None:
+        """Wait for as many pictures and sounds."""
+        for transceiver in self.pc.getTransceivers():
+            for _ in range(count):
+                await transceiver.receiver.track.recv()
+
+    async def lost(self) -> int:
+        """Packets of media that never came, or could not be decrypted."""
+        reports = await self.pc.getStats()
+        return sum(report.packetsLost for report in reports.values() if report.type == "inbound-rtp")
+
+
+async def test_media_and_data_share_a_transport() -> None:
+    one, other = Caller(), Caller()
+    try:
+        async with asyncio.timeout(60):
+            here = one.pc.open_channel("data", ordered=True)
+            await one.pc.setLocalDescription()
+            await other.pc.setRemoteDescription(one.pc.localDescription)
+            await other.pc.setLocalDescription()
+            await one.pc.setRemoteDescription(other.pc.localDescription)
+            there = await other.channels.get()
+            await here.opened()
+            assert {each.receiver.transport for each in one.pc.getTransceivers()} == {one.pc.sctp.transport}
+            async with asyncio.TaskGroup() as tasks:
+                for side in (one, other):
+                    tasks.create_task(side.frames(40))
+                tasks.create_task(carry(here, there, 200))
+                tasks.create_task(carry(there, here, 200))
+            await asyncio.gather(one.frames(20), other.frames(20))
+            assert [await one.lost(), await other.lost()] == [0, 0]
+            for channel in (here, there):
+                assert not coalesces(channel)
+    finally:
+        await asyncio.gather(one.pc.close(), other.pc.close())
