@@ -329,7 +329,7 @@ def test_unsendable_values(serialization: str, value: Any) -> None:
         ("raw", ["text"]),
         ("raw", {"__peerData": {"type": "close"}}),
     ],
-    ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int",
+    ids=lambda value: repr(value).split(" at ")[0][:20] if not isinstance(value, int) else "int",
 )
 def test_what_one_serialization_cannot_carry(serialization: str, value: Any) -> None:
     with pytest.raises(UsageError):
