@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import av
@@ -18,8 +19,10 @@ __all__ = [
     "YELLOW",
     "Colour",
     "Moving",
+    "Stamped",
     "Tone",
     "TwoColours",
+    "age",
     "colours",
     "level",
     "near",
@@ -30,6 +33,7 @@ Colour = tuple[int, int, int]
 
 GREEN, YELLOW = (0, 200, 0), (230, 230, 0)
 TONE = 440  # Hz
+STAMP_BITS, BLOCK = 18, 16  # of milliseconds, each a square of so many pixels
 
 
 class _Paced(MediaStreamTrack):
@@ -61,6 +65,33 @@ class Moving(_Paced):
     def __init__(self, width: int = 640, height: int = 480, rate: int = 30) -> None:
         source = ("testsrc2", f"size={width}x{height}:rate={rate}")
         super().__init__(source, ("format", "yuv420p"), ("buffersink", ""))
+
+
+class Stamped(Moving):
+    """The same, with the time in the picture: `age` reads it, on the same machine."""
+
+    async def recv(self) -> Any:
+        frame = await super().recv()
+        luma, width = memoryview(frame.planes[0]), frame.planes[0].line_size
+        now = _milliseconds()
+        for bit in range(STAMP_BITS):
+            block = (b"\xeb" if now >> bit & 1 else b"\x10") * BLOCK
+            for row in range(BLOCK):
+                start = row * width + bit * BLOCK
+                luma[start : start + BLOCK] = block
+        return frame
+
+
+def age(frame: Any, width: int) -> float:
+    """Seconds since a frame left `Stamped`, which had that width; it may have come in another."""
+    luma, block = bytes(frame.planes[0]), BLOCK * frame.width // width
+    middle = block // 2 * frame.planes[0].line_size + block // 2
+    stamp: int = sum((luma[middle + bit * block] > 128) << bit for bit in range(STAMP_BITS))
+    return (_milliseconds() - stamp) % (1 << STAMP_BITS) / 1000
+
+
+def _milliseconds() -> int:
+    return int(time.monotonic() * 1000) % (1 << STAMP_BITS)
 
 
 class TwoColours(_Paced):

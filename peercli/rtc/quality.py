@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fractions
+import math
 import os
 import queue
 import re
@@ -22,17 +23,19 @@ from functools import partial
 from typing import Any
 
 import av
-from aiortc import RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
+from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
 from aiortc.codecs import get_encoder, is_rtx
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.opus import SAMPLE_RATE, SAMPLES_PER_FRAME, OpusEncoder
 from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
-from aiortc.rtcrtpreceiver import RemoteStreamTrack, StreamStatistics
+from aiortc.rtcrtpreceiver import RemoteStreamTrack, StreamStatistics, TimestampMapper
 from aiortc.rtcrtpsender import RTCEncodedFrame
 from aiortc.rtp import (
     RTCP_PSFB_APP,
+    RTP_HISTORY_SIZE,
     AnyRtcpPacket,
     RtcpPsfbPacket,
     RtcpRrPacket,
@@ -44,17 +47,21 @@ from av import AudioFrame, VideoFrame
 from av.frame import Frame
 from av.video.frame import PictureType
 
+from peercli.rtc.jitter import FrameBuffer, Missing
+
 __all__ = ["Bitrate", "Flow", "Receiver", "Sender", "prefer_codec", "with_opus_parameters"]
 
 MIN_BITRATE = 100_000  # bit/s of video, however bad the path
 START_BITRATE = 2_000_000  # bit/s of video before anything is known of the path
 BITS_PER_PIXEL = 0.1  # of video, where no limit is given: 2.8 Mbit/s for 1280x720 at 30 frames a second
+FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
+MAX_HALVINGS = 2
 ASSUMED_RATE = 30  # frames a second, for the limit
 LITTLE_LOSS, MUCH_LOSS = (
     0.02,
     0.10,
 )  # below and above which the bitrate grows and shrinks (as Chromium has it)
-GROWTH = 1.08  # of the bitrate, a second without loss
+GROWTH = 1.15  # of the bitrate, a second without loss
 STEP_DOWN, STEP_UP = (
     0.85,
     1.25,
@@ -64,16 +71,38 @@ AUDIO_BITRATE = 96_000  # bit/s
 EXPECTED_AUDIO_LOSS = 5  # percent: how much redundancy Opus adds
 MAX_FRAMES = {"audio": 100, "video": 30}  # decoded and not taken yet; the oldest go first
 MAX_UNDECODED = 60  # encoded frames; more means that this machine is too slow
+VIDEO_PATIENCE = 0.7  # s to wait for a packet that may be sent again, before going on without it
+AUDIO_PATIENCE = 0.06  # s to wait for one that may only have been overtaken
+PACING = 2.5  # of the bitrate, at which the packets of one picture leave (as Chromium has it) …
+BURST = 8_000  # bytes … beyond these, which leave at once
+RESEND_WAIT = 0.05  # s within which no packet is sent again twice, while the round trip is not known
+MAX_RESENT = 0.5  # of the bitrate, for packets that are sent again
 RATE_WINDOW = 2.0  # s over which rates are measured
 
 for _owner, _names in (
-    (RTCRtpSender, ("_handle_rtcp_packet", "_next_encoded_frame", "_send_keyframe", "_ssrc")),
+    (
+        RTCRtpSender,
+        (
+            "_RTCRtpSender__rtp_history",
+            "_RTCRtpSender__rtt",
+            "_handle_rtcp_packet",
+            "_next_encoded_frame",
+            "_retransmit",
+            "_send_keyframe",
+            "_ssrc",
+        ),
+    ),
     (
         RTCRtpReceiver,
         (
             "_RTCRtpReceiver__decoder_queue",
+            "_RTCRtpReceiver__jitter_buffer",
+            "_RTCRtpReceiver__kind",
+            "_RTCRtpReceiver__nack_generator",
+            "_RTCRtpReceiver__timestamp_mapper",
             "_RTCRtpReceiver__remote_streams",
             "_handle_rtp_packet",
+            "_send_rtcp_nack",
             "_send_rtcp_pli",
             "_track",
         ),
@@ -189,10 +218,23 @@ class _PictureEncoder(_Encoder):
 
     def __init__(self) -> None:
         self._codec: av.VideoCodecContext | None = None
+        self._halvings = 0
+
+    def _fit(self, width: int, height: int, bitrate: int) -> tuple[int, int]:
+        """The size in which a picture is still worth looking at: half of it, or a quarter, on a bad path."""
+        per_pixel = bitrate / (width * height * ASSUMED_RATE) * 4**self._halvings
+        if per_pixel < FEW_BITS and self._halvings < MAX_HALVINGS:
+            self._halvings += 1
+        elif per_pixel > MANY_BITS and self._halvings > 0:
+            self._halvings -= 1
+        if not self._halvings:
+            return width, height
+        return max(width >> self._halvings & ~1, 2), max(height >> self._halvings & ~1, 2)
 
     def encode(self, frame: VideoFrame, *, bitrate: int, keyframe: bool) -> list[RTCEncodedFrame]:
-        if frame.format.name != "yuv420p":
-            frame = frame.reformat(format="yuv420p")
+        width, height = self._fit(frame.width, frame.height, bitrate)
+        if (frame.format.name, frame.width, frame.height) != ("yuv420p", width, height):
+            frame = frame.reformat(width, height, "yuv420p")
         # A decoded file's own kinds of picture are not to be repeated.
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
         if self._codec is None or (self._codec.width, self._codec.height) != (frame.width, frame.height):
@@ -327,6 +369,26 @@ def _make_encoder(codec: RTCRtpCodecParameters) -> _Encoder:
 # Both ends of a stream ------------------------------------------------------------------------
 
 
+class _Pacer:
+    """Stands before a DTLS transport, and lets a big picture out no faster than the path may take it."""
+
+    def __init__(self, transport: RTCDtlsTransport, bitrate: Bitrate) -> None:
+        self._transport = transport
+        self._bitrate = bitrate
+        self._free_at = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def _send_rtp(self, data: bytes) -> None:
+        rate = self._bitrate.target * PACING / 8
+        now = time.monotonic()
+        self._free_at = max(self._free_at, now - BURST / rate) + len(data) / rate
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+        await self._transport._send_rtp(data)
+
+
 class Sender(RTCRtpSender):
     """aiortc's, with encoders of ours, at the bitrate that the path takes."""
 
@@ -343,6 +405,9 @@ class Sender(RTCRtpSender):
         sender._codec = ""
         sender._encoder = None
         sender._bitrate = Bitrate()
+        sender._pacer = None
+        sender._resent = {}
+        sender._resent_bytes = Meter()
         sender._encoded = deque()
         sender._keyframe = False
         sender._bytes, sender._frames = Meter(), Meter()
@@ -351,11 +416,15 @@ class Sender(RTCRtpSender):
         sender.round_trip = None
         return sender
 
+    _RTCRtpSender__rtp_history: dict[int, RtpPacket]
     _RTCRtpSender__rtt: float | None
     _limit: int | None
     _codec: str
     _encoder: _Encoder | None
     _bitrate: Bitrate
+    _pacer: _Pacer | None
+    _resent: dict[int, float]
+    _resent_bytes: Meter
     _encoded: deque[RTCEncodedFrame]
     _keyframe: bool
     _bytes: Meter
@@ -370,6 +439,16 @@ class Sender(RTCRtpSender):
         self._codec = parameters.codecs[0].name
         self._encoder = self._encoder or _make_encoder(parameters.codecs[0])
         await super().send(parameters)
+
+    @property
+    def transport(self) -> Any:
+        """Where `_run_rtp` sends."""
+        transport = super().transport
+        if self.kind != "video":
+            return transport
+        if self._pacer is None or self._pacer._transport is not transport:
+            self._pacer = _Pacer(transport, self._bitrate)
+        return self._pacer
 
     async def _next_encoded_frame(self, codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
         if not self._encoded:
@@ -397,6 +476,22 @@ class Sender(RTCRtpSender):
 
     def _send_keyframe(self) -> None:
         self._keyframe = True
+
+    async def _retransmit(self, sequence_number: int) -> None:
+        """Send a packet again, unless that has just been done, or would take too much of the path."""
+        now = time.monotonic()
+        wait = self.round_trip if self.round_trip is not None else RESEND_WAIT
+        packet = self._RTCRtpSender__rtp_history.get(sequence_number % RTP_HISTORY_SIZE)
+        if (
+            packet is None
+            or now - self._resent.get(sequence_number, -math.inf) < wait
+            or self._resent_bytes.rate() * 8 > self._bitrate.target * MAX_RESENT
+        ):
+            return
+        self._resent = {number: when for number, when in self._resent.items() if now - when < wait}
+        self._resent[sequence_number] = now
+        self._resent_bytes.add(len(packet.payload))
+        await super()._retransmit(sequence_number)
 
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         if isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_APP:
@@ -433,15 +528,32 @@ class Receiver(RTCRtpReceiver):
         receiver._started = False
         receiver._keyframe = False
         receiver._frames_queue = None
+        is_video = receiver._RTCRtpReceiver__kind == "video"
+        patience = VIDEO_PATIENCE if is_video else AUDIO_PATIENCE
+        receiver._buffer = FrameBuffer(patience=patience, is_video=is_video)
+        receiver._RTCRtpReceiver__jitter_buffer = receiver._buffer
+        if is_video:
+            receiver._missing = Missing(receiver._buffer)
+            receiver._RTCRtpReceiver__nack_generator = receiver._missing
+        else:
+            receiver._missing = None
+        receiver._ssrc = 0
         receiver._codecs = {}
         receiver._codec = ""
         receiver._bytes = Meter()
         return receiver
 
     _RTCRtpReceiver__decoder_queue: queue.Queue[Any]
+    _RTCRtpReceiver__jitter_buffer: FrameBuffer
+    _RTCRtpReceiver__kind: str
+    _RTCRtpReceiver__nack_generator: Missing | None
+    _RTCRtpReceiver__timestamp_mapper: TimestampMapper
     _RTCRtpReceiver__remote_streams: dict[int, StreamStatistics]
     _started: bool
     _keyframe: bool
+    _buffer: FrameBuffer
+    _missing: Missing | None
+    _ssrc: int
     _frames_queue: _Frames | None
     _codecs: dict[int, RTCRtpCodecParameters]
     _codec: str
@@ -470,14 +582,31 @@ class Receiver(RTCRtpReceiver):
         self._bytes.add(len(packet.payload))
         codec = self._codecs.get(packet.payload_type)
         if codec is not None and not is_rtx(codec):
-            self._codec = codec.name
-            if self._RTCRtpReceiver__decoder_queue.qsize() > MAX_UNDECODED:
-                self._drop_undecoded()
-                self._keyframe = True
-            if self._keyframe and self.track.kind == "video":
-                self._keyframe = False
-                await self._send_rtcp_pli(packet.ssrc)
+            self._ssrc = packet.ssrc
         await super()._handle_rtp_packet(packet, arrival_time_ms)
+        now = time.monotonic()
+        self._decode(self._buffer.frames(now))
+        if self._missing is not None:
+            await self._ask(self._missing, now)
+
+    def _decode(self, frames: list[tuple[int, JitterFrame]]) -> None:
+        waiting = self._RTCRtpReceiver__decoder_queue
+        if waiting.qsize() > MAX_UNDECODED:
+            self._drop_undecoded()
+            self._keyframe = True
+        for payload_type, frame in frames:
+            codec = self._codecs[payload_type]
+            self._codec = codec.name
+            frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
+            waiting.put((codec, frame))
+
+    async def _ask(self, missing: Missing, now: float) -> None:
+        """Ask for a whole picture when one is needed, and for packets that stay away."""
+        if self._buffer.broken or self._keyframe:
+            self._buffer.broken = self._keyframe = False
+            await self._send_rtcp_pli(self._ssrc)
+        if due := missing.due(now):
+            await self._send_rtcp_nack(self._ssrc, due)
 
     async def stop(self) -> None:
         self._drop_undecoded()  # whose decoding would be waited for
