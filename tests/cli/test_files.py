@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import random
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,15 +16,11 @@ import pexpect
 import pytest
 
 from tests import tools
-from tests.cli.shell import DEVNULL, Done, Shell, fresh, random_file
+from tests.cli.shell import Done, Shell, fresh, random_file
 from tests.cli.test_terminal import terminal
 from tests.commands import Command
 
 LONG_AGO = 10**18 + 123_000_000  # ns since 1970: the protocol has milliseconds or better
-ROUNDS = int(os.environ.get("PEERCLI_TORTURE_ROUNDS", "6"))
-AT_ONCE = 3  # rounds; most of their time is waiting until a killed process is missed
-ROUND_WITHIN = 120.0  # s for all that happens in one round, which takes some ten
-KILL_AFTER = (0.1, 1.5)  # s between two kills: before, amid and after the content
 
 
 def tree(root: Path) -> dict[str, tuple[int, int | None, str | bytes | None]]:
@@ -251,69 +246,6 @@ async def test_json(shell: Shell, tmp_path: Path) -> None:
         assert events["offer"].items() >= {"names": ["a"], "files": 1, "size": 100_000}.items()
         assert events[kind].items() >= expected.items()
         assert events["transferred"].items() >= {"files": 1, "bytes": 100_000, "failed": 0}.items()
-
-
-def grow(folder: Path, chance: random.Random) -> None:
-    """Fill a folder with up to 300 small files and a few large ones."""
-    for number in range(chance.randint(1, 300)):
-        path = folder / str(number % 7) / f"f{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(chance.randbytes(chance.choice([0, 10, 5_000, 100_000])))
-        os.utime(path, ns=(LONG_AGO, LONG_AGO + number))
-        path.chmod(chance.choice([0o644, 0o600, 0o755]))
-    for number in range(chance.randint(1, 3)):
-        (folder / f"large{number}").write_bytes(chance.randbytes(chance.randint(1, 10) * 1_000_000))
-    (folder / "link").symlink_to("large0")
-    date_all(folder)
-
-
-async def test_kill_9(shell: Shell, tmp_path: Path) -> None:
-    """Either side is killed at random moments, and started again; in the end the trees are equal."""
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def in_turn(seed: int) -> None:
-        async with turn:
-            await killing(shell, tmp_path / str(seed), random.Random(seed))
-
-    async with asyncio.TaskGroup() as rounds:
-        for seed in range(ROUNDS):
-            rounds.create_task(in_turn(seed))
-
-
-async def killing(shell: Shell, folder: Path, chance: random.Random) -> None:
-    """One round of it. The folder's name, in what it fails with, is the seed."""
-    source, inbox, id = folder / "source", folder / "inbox", fresh("victim")
-    grow(source, chance)
-    commands = {
-        "receiver": ["receive-file", "--id", id, "--token", "t", "-y", "--save-dir", str(inbox)],
-        "sender": ["send-file", id, str(source), "--retry", "100"],
-    }
-    running: dict[str, Command] = {}
-    started: list[Command] = []
-    async with AsyncExitStack() as stack, asyncio.timeout(ROUND_WITHIN):
-
-        async def start(side: str) -> None:
-            running[side] = await stack.enter_async_context(shell.peercli(*commands[side], stdout=DEVNULL))
-            started.append(running[side])
-
-        await start("receiver")
-        await running["receiver"].says(f" as {id}")
-        await start("sender")
-        for _ in range(chance.randint(1, 3)):
-            await asyncio.sleep(chance.uniform(*KILL_AFTER))
-            side = chance.choice(["receiver", "sender"])
-            if running[side].process.returncode is None:
-                running[side].kill()
-            await running[side].process.wait()
-            await start(side)
-        while running["sender"].process.returncode != 0:
-            for side, command in list(running.items()):
-                if command.process.returncode is not None:
-                    await start(side)
-            await asyncio.sleep(0.2)
-    assert not [command.stderr for command in started if "Traceback" in command.stderr]
-    assert tree(inbox / "source") == tree(source)
-    assert parts(inbox) == []
 
 
 @pytest.fixture
