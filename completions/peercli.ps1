@@ -1,12 +1,13 @@
 # Completion of peercli, made from its command tree by `peercli --show-completion`.
 
 $PeercliWords = @{
-    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'server', 'peers', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
+    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'server', 'peers', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
     'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'connect' = @('--input', '--serialization', '--label', '--metadata', '--unreliable', '--wait', '--keep-open', '-k', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'send-file' = @('--name', '--exclude', '--follow-symlinks', '--limit-rate', '--retry', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'receive-file' = @('--save-dir', '--output', '-o', '--yes', '-y', '--on-conflict', '--max-size', '--keep-open', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'pipe' = @('--recv-only', '--send-only', '--progress', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'call' = @('--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--duration', '--metadata', '--list-devices', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'server' = @('--host', '--port', '--path', '--key', '--expire-timeout', '--alive-timeout', '--concurrent-limit', '--allow-discovery', '--cors', '--tls-cert', '--tls-key', '--proxied', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'peers' = @('--server', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'demo' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
@@ -20,6 +21,7 @@ $PeercliValues = @{
     'connect --input' = @('text', 'json')
     'connect --serialization' = @('binary', 'json', 'raw', 'msgpack')
     'receive-file --on-conflict' = @('resume', 'rename', 'overwrite', 'skip', 'fail')
+    'call --video-codec' = @('vp8', 'h264')
 }
 $PeercliAsks = @{
     'listen --allow' = 'ids'
@@ -33,6 +35,8 @@ $PeercliAsks = @{
     'receive-file --profile' = 'profiles'
     'pipe --id' = 'ids'
     'pipe --profile' = 'profiles'
+    'call --id' = 'ids'
+    'call --profile' = 'profiles'
     'server --profile' = 'profiles'
     'peers --profile' = 'profiles'
     'config show --profile' = 'profiles'

@@ -27,7 +27,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "rtc": _GROUND,
     "peer": _GROUND | {"rtc"},
     "server": _GROUND,
-    "services": _GROUND | {"peer", "server"},
+    "services": _GROUND | {"rtc", "peer", "server"},
     "cli": _GROUND | {"config", "peer", "server", "services"},
     "__main__": {"cli"},
     "__init__": _GROUND | {"peer", "server"},

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import peercli
+from peercli.cli.call import call
 from peercli.cli.command import Command, Configured, Group
 from peercli.cli.completion import Shell, complete
 from peercli.cli.config import config
@@ -103,7 +104,7 @@ def _configurable(command: Callable[..., None]) -> Callable[..., None]:
     return configured
 
 
-for _command in (listen, connect, send_file, receive_file, pipe, server, peers, demo):
+for _command in (listen, connect, send_file, receive_file, pipe, call, server, peers, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
     *_paragraphs, _example = filter(None, _paragraphs)

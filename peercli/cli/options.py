@@ -248,6 +248,7 @@ def make_peer(
     port_range: str | None,
     interface: list[str] | None,
     admit: Callable[[Offer], bool] | None = None,
+    take_calls: bool = False,
     max_connections: int | None = None,
     lasting: bool = False,
 ) -> Peer:
@@ -271,6 +272,7 @@ def make_peer(
         port_range=ports,
         interfaces=interface or (),
         admit=admit,
+        take_calls=take_calls,
         max_connections=max_connections or MAX_CONNECTIONS,
         lasting=lasting,
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peercli.services.files.receiving import Inbox, Place
     from peercli.services.files.storage import Conflict
 
-__all__ = ["TransferView", "inbox_for", "offer_text", "parse_size", "transfer_view"]
+__all__ = ["TransferView", "ask", "inbox_for", "offer_text", "parse_size", "transfer_view"]
 
 FEW = 20  # files of which each gets a line of its own
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -248,7 +248,7 @@ def inbox_for(
 
     async def consent(offer: FilesOffered) -> bool:
         if not agreed:
-            return await _ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
+            return await ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
         view.announce(offer)
         return True
 
@@ -256,7 +256,7 @@ def inbox_for(
     return Inbox(place, view.report, consent=consent, max_size=max_size, single=single)
 
 
-async def _ask(question: str) -> bool:
+async def ask(question: str) -> bool:
     """Ask a yes-or-no question at the terminal; no answer is no."""
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()

@@ -81,6 +81,13 @@ class MediaConnection(Connection):
         """How the call goes just now."""
         return self._media.stats()
 
+    def clock_offset(self, kind: str) -> float | None:
+        """Seconds from the time of a frame, `audio` or `video`, to the clock that both share at the far side.
+
+        None until the far side has reported of it; PyAV's frames of one kind have times of their own.
+        """
+        return self._media.clock_offset(kind)
+
     def request_keyframe(self) -> None:
         """Ask the far side for a whole picture, when what is shown or kept begins anew."""
         self._media.request_keyframe()

@@ -128,6 +128,11 @@ class Media:
         trips = [each.sender.round_trip for each in self._sections if each.sender.round_trip is not None]
         return MediaStats(**flows, round_trip=min(trips, default=None))
 
+    def clock_offset(self, kind: str) -> float | None:
+        """Seconds from the time of a frame to the clock that the far side's sound and pictures share."""
+        offsets = (each.receiver.clock_offset for each in self._sections if each.kind == kind)
+        return next(offsets, None)
+
     def request_keyframe(self) -> None:
         """Ask the far side for a whole picture (RFC 4585 §6.3.1)."""
         for section in self._sections:

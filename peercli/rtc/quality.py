@@ -70,6 +70,8 @@ STEP_UP_INTERVAL = 3.0  # s between such streams on the way up
 AUDIO_BITRATE = 96_000  # bit/s
 EXPECTED_AUDIO_LOSS = 5  # percent: how much redundancy Opus adds
 MAX_FRAMES = {"audio": 100, "video": 30}  # decoded and not taken yet; the oldest go first
+MAX_EARLY = 1000  # packets that are kept until `start`; the oldest go first
+MAX_AGE = 5.0  # s of a frame that is sent
 MAX_UNDECODED = 60  # encoded frames; more means that this machine is too slow
 VIDEO_PATIENCE = 0.7  # s to wait for a packet that may be sent again, before going on without it
 AUDIO_PATIENCE = 0.06  # s to wait for one that may only have been overtaken
@@ -101,6 +103,8 @@ for _owner, _names in (
             "_RTCRtpReceiver__nack_generator",
             "_RTCRtpReceiver__timestamp_mapper",
             "_RTCRtpReceiver__remote_streams",
+            "_RTCRtpReceiver__timestamp_mapper",
+            "_handle_rtcp_packet",
             "_handle_rtp_packet",
             "_send_rtcp_nack",
             "_send_rtcp_pli",
@@ -366,6 +370,26 @@ def _make_encoder(codec: RTCRtpCodecParameters) -> _Encoder:
             return _Sound(codec)
 
 
+class _Age:
+    """How long ago the last frame was seen or heard: as long as it took more than the quickest one."""
+
+    def __init__(self) -> None:
+        self._zero = float("inf")
+        self._time = 0.0
+
+    def note(self, time_of_frame: float) -> None:
+        """A frame has come, with this time on its track's clock, in seconds."""
+        self._time = time_of_frame
+        self._zero = min(self._zero, time.monotonic() - time_of_frame)
+        if self.seconds > MAX_AGE:  # the track's clock has been set back
+            self._zero = time.monotonic() - time_of_frame
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return max(0.0, time.monotonic() - self._zero - self._time)
+
+
 # Both ends of a stream ------------------------------------------------------------------------
 
 
@@ -414,6 +438,8 @@ class Sender(RTCRtpSender):
         sender._packets = sender._lost = 0
         sender._size = (0, 0)
         sender.round_trip = None
+        sender._age = _Age()
+        sender._reported_at = 0
         return sender
 
     _RTCRtpSender__rtp_history: dict[int, RtpPacket]
@@ -432,6 +458,19 @@ class Sender(RTCRtpSender):
     _packets: int
     _lost: int
     _size: tuple[int, int]
+    _age: _Age
+    _reported_at: int
+
+    @property
+    def _RTCRtpSender__ntp_timestamp(self) -> int:
+        """What sender reports say of the last frame: when it was seen or heard, in 1/2^32 s since 1900."""
+        return self._reported_at
+
+    @_RTCRtpSender__ntp_timestamp.setter
+    def _RTCRtpSender__ntp_timestamp(self, sent: int) -> None:
+        # aiortc takes the time of sending, by which pictures, slow to encode, would lag behind their sound.
+        self._reported_at = sent - int(self._age.seconds * (1 << 32))
+
     round_trip: float | None
     """Seconds to the far side and back, once a report has told."""
 
@@ -454,6 +493,7 @@ class Sender(RTCRtpSender):
         if not self._encoded:
             frame = await self.track.recv()
             if self._enabled and isinstance(frame, Frame):
+                self._age.note(float(frame.time or 0))
                 await self._encode(frame)
         if not self._encoded:
             return None
@@ -541,6 +581,8 @@ class Receiver(RTCRtpReceiver):
         receiver._codecs = {}
         receiver._codec = ""
         receiver._bytes = Meter()
+        receiver._early = deque(maxlen=MAX_EARLY)
+        receiver.clock_offset = None
         return receiver
 
     _RTCRtpReceiver__decoder_queue: queue.Queue[Any]
@@ -549,6 +591,7 @@ class Receiver(RTCRtpReceiver):
     _RTCRtpReceiver__nack_generator: Missing | None
     _RTCRtpReceiver__timestamp_mapper: TimestampMapper
     _RTCRtpReceiver__remote_streams: dict[int, StreamStatistics]
+    _RTCRtpReceiver__timestamp_mapper: TimestampMapper
     _started: bool
     _keyframe: bool
     _buffer: FrameBuffer
@@ -558,9 +601,24 @@ class Receiver(RTCRtpReceiver):
     _codecs: dict[int, RTCRtpCodecParameters]
     _codec: str
     _bytes: Meter
+    _early: deque[tuple[RtpPacket, int]]
+
+    clock_offset: float | None
+    """Seconds from the time of a frame to the clock that the far side's sound and pictures share, once a
+    sender report has told (RFC 3550 §6.4.1)."""
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        origin = self._RTCRtpReceiver__timestamp_mapper._origin
+        if isinstance(packet, RtcpSrPacket) and origin is not None and self._codecs:
+            ticks = (packet.sender_info.rtp_timestamp - origin + (1 << 31)) % (1 << 32) - (1 << 31)
+            clock_rate = next(iter(self._codecs.values())).clockRate
+            offset = packet.sender_info.ntp_timestamp / (1 << 32) - ticks / clock_rate
+            # A report is made when a frame is sent: some time after it was due, and never before.
+            self.clock_offset = min(offset, self.clock_offset or offset)
+        await super()._handle_rtcp_packet(packet)
 
     def start(self) -> None:
-        """Pass on what comes from now on."""
+        """Pass on what comes, and what has come already: the far side may be quicker than we are."""
         self._started = True
         self.request_keyframe()
 
@@ -578,7 +636,13 @@ class Receiver(RTCRtpReceiver):
 
     async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         if not self._started:
+            self._early.append((packet, arrival_time_ms))
             return
+        while self._early:
+            await self._take(*self._early.popleft())
+        await self._take(packet, arrival_time_ms)
+
+    async def _take(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         self._bytes.add(len(packet.payload))
         codec = self._codecs.get(packet.payload_type)
         if codec is not None and not is_rtx(codec):

@@ -13,7 +13,7 @@ from peercli.peer.peer import Peer
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
-__all__ = ["called", "dialled", "joined", "tell"]
+__all__ = ["called", "dialled", "joined", "tell", "within"]
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ async def dialled(
         PeerError: as `Peer.start` and `Peer.connect` raise.
     """
     try:
-        async with _within(timeout, peer, peer_id):
+        async with within(timeout, peer, peer_id):
             await peer.start()
             connection = await peer.connect(peer_id, timeout=None, **options)
         yield connection
@@ -45,7 +45,7 @@ async def joined(
 ) -> AsyncIterator[Conversation]:
     """As `dialled`, a conversation that outlasts its connection; if `reconnect`, and the far side can."""
     try:
-        async with _within(timeout, peer, peer_id):
+        async with within(timeout, peer, peer_id):
             await peer.start()
             conversation = await connect(peer, peer_id, report, timeout=None, reconnect=reconnect, **options)
         try:
@@ -57,7 +57,7 @@ async def joined(
 
 
 @asynccontextmanager
-async def _within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None]:
+async def within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout):
             yield

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 __all__ = [
+    "Answered",
+    "CallStats",
+    "Calling",
     "Close",
     "Connection",
     "Data",
     "Demonstrated",
+    "Devices",
     "Event",
     "Interrupted",
     "Listed",
     "Open",
     "Progress",
     "Reconnecting",
+    "Recorded",
     "Redialling",
     "Refused",
     "Report",
@@ -183,6 +188,63 @@ class Progress(Event):
     bytes: int
     total: int | None
     rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Devices(Event):
+    """What there is to see and to hear with, each with its kind, its name, and what it says of itself."""
+
+    event: ClassVar[str] = "devices"
+    devices: list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Calling(Event):
+    """A call: somebody rings here, or we ring there."""
+
+    event: ClassVar[str] = "call"
+    peer: str
+    connection: str
+    metadata: Any
+    incoming: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Event):
+    """A call stands; `audio` and `video` tell what the far side sends."""
+
+    event: ClassVar[str] = "answered"
+    peer: str
+    connection: str
+    audio: bool
+    video: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallStats(Event):
+    """How a call goes. `sent` and `received` have, by kind, the codec, the size in pixels, frames a second,
+    bit/s, packets, and how many of them were lost; `round_trip` is in seconds."""
+
+    event: ClassVar[str] = "stats"
+    peer: str
+    connection: str
+    sent: dict[str, dict[str, Any]]
+    received: dict[str, dict[str, Any]]
+    round_trip: float | None
+    relayed: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Event):
+    """A recording is finished; `left_out` pictures of it came too fast to be written."""
+
+    event: ClassVar[str] = "recorded"
+    peer: str
+    connection: str
+    path: str
+    pictures: int
+    left_out: int
 
 
 Report = Callable[[Event], Awaitable[None]]

@@ -1,0 +1,151 @@
+"""peercli call."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.cli.media import (
+    AudioOption,
+    BitrateOption,
+    CallView,
+    FileOption,
+    FpsOption,
+    LoopOption,
+    PlayOption,
+    RecordOption,
+    SizeOption,
+    VideoCodecOption,
+    VideoOption,
+    ViewOption,
+    ask_to_answer,
+    media_options,
+    show_devices,
+)
+from peercli.cli.options import (
+    DEFAULT_SERVER,
+    IceOption,
+    IdOption,
+    InterfaceOption,
+    JsonOption,
+    PortRangeOption,
+    QuietOption,
+    RelayOption,
+    SecretFileOption,
+    SecretOption,
+    ServerOption,
+    TimeoutOption,
+    TokenOption,
+    VerboseOption,
+    at_least,
+    make_console,
+    make_peer,
+    parse_metadata,
+)
+from peercli.cli.run import run
+
+__all__ = ["call"]
+
+
+def call(
+    peer_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]", help="The peer to call; without, wait to be called.", show_default=False
+        ),
+    ] = None,
+    file: FileOption = None,
+    video: VideoOption = None,
+    audio: AudioOption = None,
+    loop: LoopOption = False,
+    size: SizeOption = None,
+    fps: FpsOption = None,
+    video_codec: VideoCodecOption = None,
+    bitrate: BitrateOption = None,
+    record: RecordOption = None,
+    play: PlayOption = False,
+    view: ViewOption = False,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="SECONDS",
+            callback=lambda seconds: seconds if seconds is None else at_least(0.1, seconds),
+            help="Hang up after this long.",
+            show_default=False,
+        ),
+    ] = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option("--metadata", metavar="JSON", help="For the far side to see first.", show_default=False),
+    ] = None,
+    devices: Annotated[
+        bool, typer.Option("--list-devices", help="Show what there is to see and hear with, and exit.")
+    ] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    id: IdOption = None,
+    token: TokenOption = None,
+    ice: IceOption = None,
+    relay: RelayOption = False,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
+    timeout: TimeoutOption = 30,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Call a peer, or a browser page, with sound and pictures.
+
+    Sends the camera and the microphone, or what the options name; a file that has ended ends the call. There
+    is no echo canceller: with --play, wear headphones.
+
+    Example: peercli call my-server-7 --video screen --record talk.mp4
+    """
+
+    async def work(console: Console) -> None:
+        if devices:
+            await show_devices(console)
+            return
+        from peercli.services.call import open_studio, ring, take_a_call
+
+        options = media_options(
+            file=file,
+            video=video,
+            audio=audio,
+            loop=loop,
+            size=size,
+            fps=fps,
+            video_codec=video_codec,
+            bitrate=bitrate,
+            record=record,
+            play=play,
+            view=view,
+            default=("camera", "mic"),
+        )
+        known_metadata = parse_metadata(metadata)
+        screen = CallView(console)
+        peer = make_peer(
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            port_range=port_range,
+            interface=interface,
+            secret=secret,
+            secret_file=secret_file,
+            take_calls=peer_id is None,
+            max_connections=1,
+        )
+        async with open_studio(options, screen.report) as studio:
+            screen.studio = studio
+            if peer_id is None:
+                await take_a_call(peer, studio, ask_to_answer, duration=duration)
+            else:
+                await ring(peer, peer_id, studio, metadata=known_metadata, timeout=timeout, duration=duration)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=record == "-"))

@@ -1,0 +1,306 @@
+"""What is sent in a call and what becomes of what comes: the options that `call` and `listen` share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peercli.cli.console import Console, printable
+from peercli.cli.options import at_least
+from peercli.errors import UsageError
+from peercli.services.events import Answered, Calling, CallStats, Close, Event, Recorded
+
+if TYPE_CHECKING:
+    from peercli.peer.media import MediaConnection
+    from peercli.services.call import MediaOptions, Studio
+
+__all__ = [
+    "AudioOption",
+    "BitrateOption",
+    "CallView",
+    "FileOption",
+    "FpsOption",
+    "LoopOption",
+    "PlayOption",
+    "RecordOption",
+    "SizeOption",
+    "VideoCodec",
+    "VideoCodecOption",
+    "VideoOption",
+    "ViewOption",
+    "ask_to_answer",
+    "media_options",
+    "show_devices",
+]
+
+_SEND, _TAKE = "What is sent", "What comes"
+
+
+class VideoCodec(StrEnum):
+    vp8 = "vp8"
+    h264 = "h264"
+
+
+FileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--file",
+        metavar="PATH|URL|-",
+        help="Send what is in a file, at a URL, or on stdin.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+VideoOption = Annotated[
+    str | None,
+    typer.Option(
+        "--video",
+        metavar="SRC",
+        help="camera[:NAME], screen[:NAME], test, none, or as --file.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+AudioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--audio",
+        metavar="SRC",
+        help="mic[:NAME], test, none, or as --file.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+LoopOption = Annotated[bool, typer.Option("--loop", help="Send files over and over.", rich_help_panel=_SEND)]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="Pictures of this size, or as fits in it.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        metavar="N",
+        callback=lambda fps: fps if fps is None else at_least(0.1, fps),
+        help="Pictures a second, at most.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+VideoCodecOption = Annotated[
+    VideoCodec | None,
+    typer.Option(
+        "--video-codec",
+        metavar="NAME",
+        help="vp8 or h264, where the far side has it.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+BitrateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bitrate",
+        metavar="BITS",
+        help="Bits a second of video, at most: 800k, 4M.",
+        show_default=False,
+        rich_help_panel=_SEND,
+    ),
+]
+RecordOption = Annotated[
+    str | None,
+    typer.Option(
+        "--record",
+        metavar="OUT",
+        help="Record it: .mp4 .mov .mkv .webm .ts .wav .flac .ogg .mp3, or - for stdout, as Matroska.",
+        show_default=False,
+        rich_help_panel=_TAKE,
+    ),
+]
+PlayOption = Annotated[
+    bool,
+    typer.Option("--play", help="Play it by the speaker. Wear headphones.", rich_help_panel=_TAKE),
+]
+ViewOption = Annotated[
+    bool, typer.Option("--view", help="Show it, here in the terminal.", rich_help_panel=_TAKE)
+]
+
+
+def media_options(
+    *,
+    file: str | None,
+    video: str | None,
+    audio: str | None,
+    loop: bool,
+    size: str | None,
+    fps: float | None,
+    video_codec: VideoCodec | None,
+    bitrate: str | None,
+    record: str | None,
+    play: bool,
+    view: bool,
+    default: tuple[str, str] | None = None,
+) -> MediaOptions:
+    """What the options ask for.
+
+    Args:
+        default: the video and the audio where none of `file`, `video` and `audio` is given.
+
+    Raises:
+        UsageError: one of them cannot be read.
+    """
+    if default is not None and file is None and video is None and audio is None:
+        video, audio = default
+    if view and not os.isatty(2):
+        raise UsageError("--view needs a terminal to show it in")
+    from peercli.services.call import MediaOptions
+
+    return MediaOptions(
+        file=file,
+        video=video,
+        audio=audio,
+        loop=loop,
+        size=_size(size),
+        fps=fps,
+        video_codec=None if video_codec is None else video_codec.value,
+        bitrate=_bitrate(bitrate),
+        record=record,
+        play=play,
+        view=view,
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{2,4})[x×](\d{2,4})", text)
+    if match is None:
+        raise UsageError(f"--size {text!r} is no size", hint="write 1280x720")
+    return int(match[1]), int(match[2])
+
+
+def _bitrate(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text)
+    bits = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else 0
+    if not 1e4 <= bits <= 1e9:
+        raise UsageError(f"--bitrate {text!r} is no bitrate", hint="write 800k or 4M")
+    return int(bits)
+
+
+class CallView:
+    """Shows calls on a `Console`: a live line of numbers on a terminal; other events are the console's."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.studio: Studio | None = None
+        self._live = sys.stderr.isatty() and console.verbosity >= 0 and not console.json
+        self._drawn = False
+
+    async def report(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, CallStats) and not self._console.json:
+            self._draw(event)
+            return
+        self._wipe()
+        if self._console.json or not self._explain(event):
+            await self._console.report(event)
+
+    def _explain(self, event: Event) -> bool:
+        say = self._console.status
+        match event:
+            case Calling(peer, _, metadata, incoming):
+                about = f" ({metadata})" if metadata is not None else ""
+                say(f"{peer}{about} is calling" if incoming else f"Calling {peer}, Ctrl-C hangs up")
+            case Answered(peer, _, audio, video):
+                what = " and ".join(["sound"] * audio + ["pictures"] * video)
+                say(f"In a call with {peer}, who sends {what or 'nothing'}")
+            case Recorded(_, _, path, pictures, left_out):
+                text = f", {pictures:,} pictures" if pictures else ""
+                text += f"; this machine was too slow for {left_out:,} more" if left_out else ""
+                say(f"Recorded {path if path != '-' else 'to stdout'}{text}")
+            case Close(peer, _, "closed", ""):
+                say(f"The call with {peer} has ended")
+            case _:
+                return False
+        return True
+
+    def _draw(self, stats: CallStats) -> None:
+        text = stats_line(stats)
+        view = self.studio.view if self.studio is not None else None
+        if view is not None:
+            view.say(text)
+        elif self._live:
+            columns = os.get_terminal_size(2).columns
+            sys.stderr.write(f"\r{text[: columns - 1]}\x1b[K")
+            sys.stderr.flush()
+            self._drawn = True
+
+    def _wipe(self) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._drawn = False
+
+
+def stats_line(stats: CallStats) -> str:
+    """`0:12 ↑ VP8 640x480 30fps 1.2M opus 96k ↓ VP8 …, loss 0.1%, rtt 12ms, direct`."""
+    seconds = int(stats.seconds)
+    parts = [f"{seconds // 60}:{seconds % 60:02}"]
+    for arrow, flows in (("↑", stats.sent), ("↓", stats.received)):
+        texts = []
+        if video := flows.get("video"):
+            size = f"{video['width']}x{video['height']}"
+            texts.append(f"{video['codec']} {size} {video['rate']:.0f}fps {_bits(video['bitrate'])}")
+        if audio := flows.get("audio"):
+            texts.append(f"{audio['codec']} {_bits(audio['bitrate'])}")
+        if texts:
+            parts.append(f"{arrow} {' '.join(texts)}")
+    came = stats.received.values()
+    if packets := sum(flow["packets"] + flow["lost"] for flow in came):
+        parts.append(f"loss {sum(flow['lost'] for flow in came) / packets:.1%}")
+    if stats.round_trip is not None:
+        parts.append(f"rtt {stats.round_trip * 1000:.0f}ms")
+    parts.append("relayed" if stats.relayed else "direct")
+    return printable("  ".join(parts))
+
+
+def _bits(bitrate: float) -> str:
+    return f"{bitrate / 1e6:.1f}M" if bitrate >= 1e6 else f"{bitrate / 1e3:.0f}k"
+
+
+async def show_devices(console: Console) -> None:
+    """What there is to see and to hear with: a line for each, its kind, name and description."""
+    from peercli.services.call import list_devices
+    from peercli.services.events import Devices
+
+    devices = await asyncio.to_thread(list_devices)
+    if console.json:
+        await console.report(Devices([device._asdict() for device in devices]))
+        return
+    for device in devices:
+        await console.write_line("\t".join(device))
+    if not devices:
+        console.status("No camera, microphone or screen was found")
+
+
+async def ask_to_answer(call: MediaConnection) -> bool:
+    """Ask at the terminal; where there is none, whoever started the command has agreed already."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return True
+    from peercli.cli.transfers import ask
+
+    return await ask("Answer?")
