@@ -51,6 +51,7 @@ MAX_SIDE = 8192  # pixels of a picture, either way
 DRIFT = 0.1  # s by which a device's clock may be off before it is set
 LAG = 0.5  # s by which an input may be late before its clock is set back: a stalled download, for one
 AHEAD = 2.0  # s of packets that are read to find the next of the other kind
+MOST_READY = 16  # frames that are decoded to find the next of the other kind
 URL_TIMEOUT = 10.0  # s without a byte
 
 _MAY_BE_THE_WISHES = {errno.EINVAL, errno.EIO, errno.ENOSYS}
@@ -358,15 +359,22 @@ class Recording:
     def _decode(self, streams: list[Any]) -> Iterator[tuple[float, Frame]]:
         """The frames of all streams, in the order of their times: containers interleave but roughly."""
         times = dict.fromkeys((stream.index for stream in streams), 0.0)
+        ready: dict[int, deque[tuple[float, Frame]]] = {index: deque() for index in times}
         for packet in self._in_order(streams):
+            index = packet.stream.index
             try:
                 frames = packet.decode()
             except (av.error.InvalidDataError, av.error.EOFError):
                 continue  # what is damaged is left out
             for frame in frames:
-                at = times[packet.stream.index] if frame.time is None else float(frame.time)
-                times[packet.stream.index] = at + _length(frame)
-                yield at, frame
+                at = times[index] if frame.time is None else float(frame.time)
+                times[index] = at + _length(frame)
+                ready[index].append((at, frame))
+            # A decoder with several threads is some frames behind its packets.
+            while all(ready.values()) or len(ready[index]) > MOST_READY:
+                yield _earliest(ready)
+        while any(ready.values()):
+            yield _earliest(ready)
 
     def _in_order(self, streams: list[Any]) -> Iterator[Any]:
         assert self._container is not None
@@ -459,6 +467,10 @@ class _ByArrival:
             frame.pts, frame.time_base = self._next, Fraction(1, RATE)
             self._next += frame.samples
             yield frame
+
+
+def _earliest(ready: dict[int, deque[tuple[float, Frame]]]) -> tuple[float, Frame]:
+    return min((frames for frames in ready.values() if frames), key=lambda frames: frames[0][0]).popleft()
 
 
 def _length(frame: Frame) -> float:
