@@ -103,7 +103,6 @@ for _owner, _names in (
             "_RTCRtpReceiver__nack_generator",
             "_RTCRtpReceiver__timestamp_mapper",
             "_RTCRtpReceiver__remote_streams",
-            "_RTCRtpReceiver__timestamp_mapper",
             "_handle_rtcp_packet",
             "_handle_rtp_packet",
             "_send_rtcp_nack",
@@ -591,7 +590,6 @@ class Receiver(RTCRtpReceiver):
     _RTCRtpReceiver__nack_generator: Missing | None
     _RTCRtpReceiver__timestamp_mapper: TimestampMapper
     _RTCRtpReceiver__remote_streams: dict[int, StreamStatistics]
-    _RTCRtpReceiver__timestamp_mapper: TimestampMapper
     _started: bool
     _keyframe: bool
     _buffer: FrameBuffer

@@ -58,7 +58,7 @@ async def joined(
 
 @asynccontextmanager
 async def within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None]:
-    """What has to be done in so many seconds; raises TimedOut, which says whether the broker or the peer was silent."""
+    """Bound what reaches for a peer, in seconds; TimedOut says whether the broker or the peer was silent."""
     try:
         async with asyncio.timeout(timeout):
             yield
