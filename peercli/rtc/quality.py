@@ -51,7 +51,7 @@ from peercli.rtc.jitter import FrameBuffer, Missing
 
 __all__ = ["Bitrate", "Flow", "Receiver", "Sender", "prefer_codec", "with_opus_parameters"]
 
-MIN_BITRATE = 100_000  # bit/s of video, however bad the path
+MIN_BITRATE = 150_000  # bit/s of video, however bad the path
 START_BITRATE = 2_000_000  # bit/s of video before anything is known of the path
 BITS_PER_PIXEL = 0.1  # of video, where no limit is given: 2.8 Mbit/s for 1280x720 at 30 frames a second
 FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
