@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 DIAL_TIMEOUT = 10.0  # s for TCP, TLS and the WebSocket handshake
 PING_INTERVAL = 10.0  # s; a broker that vanished without a word is noticed after at most twice this
+CHECK_TIMEOUT = 3.0  # s for a broker to show that it is still there, when there is a doubt
 CLOSE_TIMEOUT = 1.0  # s for the closing handshake
 
 Event = Opened | Received | Lost | Failed
@@ -47,6 +48,7 @@ class BrokerSocket:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket: asyncio.Task[None] | None = None
+        self._line: ClientConnection | None = None
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
 
     def connect(self) -> None:
@@ -68,6 +70,16 @@ class BrokerSocket:
     def forget(self, connection_id: str) -> None:
         """Do not tell anybody any more of a connection that has ended while the broker was away."""
         self._signaling.forget(connection_id)
+
+    async def check(self) -> None:
+        """See whether the broker still hears us, and dial again if not; returns when that is known."""
+        if (line := self._line) is None:
+            return
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await (await line.ping())
+        except (TimeoutError, ConnectionClosed):
+            line.transport.abort()
 
     async def close(self) -> None:
         """Hang up and free everything."""
@@ -125,6 +137,7 @@ class BrokerSocket:
         ) as socket:
             self._perform(self._signaling.socket_opened(self._loop.time()))
             writer = asyncio.create_task(self._write(socket, outbox))
+            self._line = socket
             try:
                 async for text in socket:
                     try:
@@ -134,6 +147,7 @@ class BrokerSocket:
             except ConnectionClosed:
                 pass
             finally:
+                self._line = None
                 writer.cancel()
                 await asyncio.wait({writer})
                 await socket.close()  # when we are cancelled, `connect` would call it an internal error

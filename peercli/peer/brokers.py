@@ -111,6 +111,10 @@ class BrokerSockets:
         for line in self._lines:
             line.forget(connection_id)
 
+    async def check(self) -> None:
+        """See which brokers still hear us, and dial the others again; returns when that is known."""
+        await asyncio.gather(*(line.check() for line in self._lines))
+
     async def close(self) -> None:
         """Hang up and free everything."""
         self.disconnect()

@@ -198,6 +198,14 @@ class Peer(Emitter):
         """Come back after `disconnect`, with the same id and token; raises as `start` does."""
         await self.start()
 
+    async def check(self) -> None:
+        """See now whether the broker still hears us, as after the loss of a connection; if not, come back.
+
+        That would be noticed without this, too, within 20 s. Returns when it is known, after 3 s at most.
+        """
+        if self._socket is not None:
+            await self._socket.check()
+
     async def destroy(self) -> None:
         """Leave the broker and close every connection. There is no way back.
 

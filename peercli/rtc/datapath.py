@@ -380,7 +380,11 @@ class SctpTransport:
             self._transmit_slowly(records, size)
             return
         sent = udp.send(records, size, self._address)
-        if sent < len(records):
+        if udp.stranded:
+            self._end(
+                ConnectionLost("the connection to the peer was lost: this machine's address has changed")
+            )
+        elif sent < len(records):
             self._unsent.append((bytes(records[sent:]), size))
             self._loop.add_writer(udp.fileno(), self._on_writable)
 

@@ -39,10 +39,12 @@ class UdpSocket:
     Attributes:
         protocol: aioice's, whose socket it is.
         can_probe: whether datagrams can be sent that are lost where they do not fit.
+        stranded: whether this machine has been found to have lost the socket's address.
     """
 
     def __init__(self, protocol: StunProtocol, *, coalesce: bool) -> None:
         self.protocol = protocol
+        self.stranded = False
         self._socket: socket.socket = protocol.transport.get_extra_info("socket").dup()
         self._socket.setblocking(False)
         self._buffer = bytearray(1 << 16)
@@ -122,7 +124,18 @@ class UdpSocket:
                 return start
             except OSError as error:
                 logger.debug("a datagram of %d bytes to %s: %s", size, address, error)
+                if error.errno in (errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH):
+                    self.stranded = not self._has_address()
         return len(datagrams)
+
+    def _has_address(self) -> bool:
+        """Whether another socket could be bound where this one is."""
+        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as other:
+            try:
+                other.bind((self._socket.getsockname()[0], 0))
+            except OSError as error:
+                return error.errno != errno.EADDRNOTAVAIL
+        return True
 
     def probe(self, datagram: memoryview, address: tuple[str, int]) -> None:
         """Send a datagram that is lost if it does not fit the path."""

@@ -405,6 +405,7 @@ async def connect(
     session, secret = random_id(), secrets.token_hex(SECRET_BYTES)
 
     async def redial() -> DataConnection:
+        await peer.check()  # what took the connection may have taken the broker's, too
         connection = await peer.connect(
             peer_id, timeout=ATTEMPT_TIMEOUT, session=session, resumes=True, **options
         )

@@ -284,6 +284,11 @@ class Node:
         made[0].bind((address, port))
         return made[0]
 
+    @property
+    def processes(self) -> list[subprocess.Popen[str]]:
+        """Those that were started here, the latest last."""
+        return self._processes
+
     def forward(self) -> None:
         """Be a router from now on."""
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")

@@ -76,6 +76,7 @@ async def send_files(
             sent = sending.sent
             try:
                 if connection is None:
+                    await peer.check()  # what took the connection may have taken the broker's, too
                     limit = min(timeout, RECONNECT_TIMEOUT)
                     connection = await peer.connect(peer_id, timeout=limit, **FILES)
                 await announce(connection, sending.report)
