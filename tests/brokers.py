@@ -23,7 +23,7 @@ from peercli.server.app import Server
 from peercli.server.options import ServerOptions
 from tests import tools
 
-__all__ = ["BROKERS", "BrokerFactory", "our_server", "peerserver", "port_of", "socket_url"]
+__all__ = ["BROKERS", "BrokerFactory", "our_server", "peerserver", "port_of", "redis_server", "socket_url"]
 
 BrokerFactory = Callable[..., AbstractAsyncContextManager[str]]
 
@@ -90,6 +90,30 @@ async def our_server(*, port: int = 0, **options: Any) -> AsyncIterator[str]:
             options[name] = Path(options[name])
     async with Server(ServerOptions(port=port, **options)) as server:
         yield server.url
+
+
+@asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[str]:
+    """A real Redis that keeps nothing on disk, at a socket in `folder`: its URL.
+
+    Leaving the block kills it. Another one in the same folder is one that has lost its memory.
+    """
+    socket = folder / "redis.sock"
+    socket.unlink(missing_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        tools.program("redis-server"),
+        *("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not socket.exists():
+            assert process.returncode is None, "redis-server did not start"
+            await asyncio.sleep(0.01)
+        yield f"unix://{socket}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 BROKERS: dict[str, BrokerFactory] = {"peerserver": peerserver, "peercli": our_server}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +15,19 @@ from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_con
 from peercli.cli.run import run
 
 __all__ = ["server"]
+
+_ACCESS, _CLUSTER, _WATCH = "Who may", "Several brokers", "Watching"
+
+
+class LogFormat(StrEnum):
+    """How logs are written."""
+
+    text = "text"
+    json = "json"
+
+
+def _option(name: str, metavar: str | None, help: str, panel: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
 
 
 def server(
@@ -66,6 +81,50 @@ def server(
     proxied: Annotated[
         bool, typer.Option("--proxied", help="Behind a reverse proxy: believe its X-Forwarded-For.")
     ] = False,
+    auth_secret_file: Annotated[
+        Path | None,
+        _option("--auth-secret-file", "FILE", "Let in only who brings a token signed with this.", _ACCESS),
+    ] = None,
+    keys_file: Annotated[
+        Path | None,
+        _option("--keys-file", "FILE", "API keys (TOML), each with its realm, limits and ids.", _ACCESS),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        _option("--origin", "ORIGIN", "Let in only pages from here; repeat for more.", _ACCESS),
+    ] = None,
+    turn: Annotated[
+        list[str] | None,
+        _option("--turn", "URL", "Hand out credentials for this TURN server; repeat for more.", _ACCESS),
+    ] = None,
+    turn_secret_file: Annotated[
+        Path | None,
+        _option("--turn-secret-file", "FILE", "The secret shared with it (static-auth-secret).", _ACCESS),
+    ] = None,
+    redis: Annotated[
+        str,
+        _option("--redis", "URL", "Be one realm with all brokers at this Redis.", _CLUSTER),
+    ] = "",
+    share_port: Annotated[
+        bool, typer.Option("--share-port", help="Let others listen here too.", rich_help_panel=_CLUSTER)
+    ] = False,
+    drain: Annotated[
+        float,
+        typer.Option(
+            "--drain", metavar="SECONDS", help="Take this long to let clients go.", rich_help_panel=_CLUSTER
+        ),
+    ] = 0,
+    metrics: Annotated[
+        bool,
+        typer.Option("--metrics", help="Show /metrics to others than this machine.", rich_help_panel=_WATCH),
+    ] = False,
+    log_format: Annotated[
+        LogFormat | None, _option("--log-format", None, "Log what happens.", _WATCH)
+    ] = None,
+    log_ids: Annotated[
+        bool,
+        typer.Option("--log-ids", help="Name clients and addresses in logs.", rich_help_panel=_WATCH),
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -77,6 +136,7 @@ def server(
 
     async def work(console: Console) -> None:
         from peercli.server.app import Server
+        from peercli.server.logs import log_to_stderr
         from peercli.server.options import ServerOptions
         from peercli.services.events import Serving
 
@@ -93,8 +153,21 @@ def server(
             tls_cert=tls_cert,
             tls_key=tls_key,
             proxied=int(proxied),
+            auth_secret_file=auth_secret_file,
+            keys_file=keys_file,
+            origins=tuple(origin or ["*"]),
+            turn_urls=tuple(turn or ()),
+            turn_secret_file=turn_secret_file,
+            redis=redis,
+            share_port=share_port,
+            drain=drain,
+            metrics=metrics,
+            log_ids=log_ids,
         )
+        if log_format is not None:
+            log_to_stderr(json=log_format is LogFormat.json)
         async with Server(options) as broker:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.try_reload)
             await console.report(Serving(broker.url))
             await broker.serve_until(asyncio.Event())
 

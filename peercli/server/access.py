@@ -16,12 +16,13 @@ import hmac
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peercli.errors import UsageError
 from peercli.server.options import ServerOptions
 
-__all__ = ["Key", "NotAllowed", "ice_servers", "read_keys", "sign_token"]
+__all__ = ["Key", "NotAllowed", "ice_servers", "read_keys", "read_secret", "sign_token"]
 
 MAX_KEYS_FILE = 16 << 20  # bytes
 ANY_ID = "*"
@@ -84,7 +85,22 @@ def sign_token(secret: bytes, key: str, peer_id: str, expires: int) -> str:
     return f"{peer_id}.{expires}.{_sign(secret, f'{key}.{peer_id}.{expires}')}"
 
 
-def ice_servers(options: ServerOptions, user: str, now: float) -> list[dict[str, Any]]:
+def read_secret(path: Path) -> bytes:
+    """The secret in a file, without the space around it.
+
+    Raises:
+        UsageError: the file cannot be read, or has none.
+    """
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the secret in {path}: {error.strerror}") from error
+    if not secret:
+        raise UsageError(f"there is no secret in {path}")
+    return secret
+
+
+def ice_servers(options: ServerOptions, secret: bytes, user: str, now: float) -> list[dict[str, Any]]:
     """TURN servers with credentials for `user`, as RTCPeerConnection takes them (`iceServers`).
 
     The scheme is coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00, section 2.2): the username
@@ -93,7 +109,7 @@ def ice_servers(options: ServerOptions, user: str, now: float) -> list[dict[str,
     if not options.turn_urls:
         return []
     username = f"{int(now + options.turn_lifetime)}:{user}"
-    digest = hmac.new(options.turn_secret, username.encode(), hashlib.sha1).digest()
+    digest = hmac.new(secret, username.encode(), hashlib.sha1).digest()
     credential = base64.b64encode(digest).decode()
     return [{"urls": list(options.turn_urls), "username": username, "credential": credential}]
 
@@ -115,8 +131,9 @@ def read_keys(options: ServerOptions) -> dict[str, Key]:
     Raises:
         UsageError: the file cannot be read, or says what cannot be.
     """
+    secret = b"" if options.auth_secret_file is None else read_secret(options.auth_secret_file)
     if options.keys_file is None:
-        return {options.key: _key(options, options.key, {})}
+        return {options.key: _key(options, secret, options.key, {})}
     path = options.keys_file
     try:
         if path.stat().st_size > MAX_KEYS_FILE:
@@ -125,7 +142,7 @@ def read_keys(options: ServerOptions) -> dict[str, Key]:
         keys = table.pop("keys", None)
         if table or not isinstance(keys, dict) or not keys:
             raise ValueError("it must have [keys.NAME] tables, and nothing else")
-        return {name: _key(options, name, settings) for name, settings in keys.items()}
+        return {name: _key(options, secret, name, settings) for name, settings in keys.items()}
     except OSError as error:
         raise UsageError(f"cannot read the keys file {path}: {error.strerror}") from error
     except ValueError as error:
@@ -142,8 +159,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _key(options: ServerOptions, name: str, settings: object) -> Key:
-    if not isinstance(settings, dict) or not name or "/" in name:
+def _key(options: ServerOptions, secret: bytes, name: str, settings: object) -> Key:
+    if not isinstance(settings, dict) or not name.isprintable() or not name or "/" in name:
         raise ValueError(f"{name!r} is no key")
     for setting, value in settings.items():
         kinds = _TYPES.get(setting)
@@ -162,7 +179,7 @@ def _key(options: ServerOptions, name: str, settings: object) -> Key:
         message_rate=float(rate),
         allow_discovery=settings.get("allow_discovery", options.allow_discovery),
         origins=tuple(origins),
-        auth_secret=settings["auth_secret"].encode() if "auth_secret" in settings else options.auth_secret,
+        auth_secret=settings["auth_secret"].encode() if "auth_secret" in settings else secret,
         reserved=ids,
     )
 

@@ -17,23 +17,36 @@ import uuid
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from peercli.errors import UsageError
-from peercli.server.access import Key, NotAllowed, ice_servers, read_keys
+from peercli.server.access import Key, NotAllowed, ice_servers, read_keys, read_secret
+from peercli.server.envelope import seal
 from peercli.server.http import HttpConnection, Request, Response, accept_upgrade
 from peercli.server.limits import Rates, network
+from peercli.server.metrics import CONTENT_TYPE, Counts, Gauges, render
 from peercli.server.options import ServerOptions
 from peercli.server.realm import (
+    ID_TAKEN,
     INVALID_KEY,
+    LIMIT_EXCEEDED,
     MISSING_PARAMETERS,
+    NORMAL_CLOSURE,
+    POLICY_VIOLATION,
+    Close,
     Effects,
+    Elsewhere,
     Realm,
-    Send,
     refusal,
+    unfit,
 )
 from peercli.server.websocket import Socket
+
+if TYPE_CHECKING:
+    from peercli.server.cluster import Cluster
 
 __all__ = ["Server"]
 
@@ -42,6 +55,7 @@ log = logging.getLogger(__name__)
 SWEEP_INTERVAL = 0.25  # seconds between looks at what has run out
 SHUTDOWN_GRACE = 3.0  # seconds for the sockets to close when the broker stops
 MESSAGE_UNIT = 16 * 1024  # bytes that count as one message more
+KEY_BURST = 10.0  # seconds' worth of messages that the clients of a key may have saved up
 BACKLOG = 4096  # connections that the kernel may have waiting for us
 GOING_AWAY = 1001  # WebSocket close code (RFC 6455, section 7.4.1)
 
@@ -60,6 +74,7 @@ class _Tenant:
 
     key: Key
     realm: Realm[Socket]
+    rates: Rates  # of all its clients together
 
 
 class Server:
@@ -76,15 +91,18 @@ class Server:
     def __init__(self, options: ServerOptions | None = None) -> None:
         self.options = options or ServerOptions()
         self.limits = limits = self.options.limits
+        self.counts = Counts()
         self._tenants: dict[str, _Tenant] = {}
         self._requests = Rates(limits.request_rate, limits.request_burst)
         self._messages = Rates(limits.message_rate, limits.message_burst)
         self._connections: Counter[str] = Counter()  # by address
         self._http: dict[asyncio.Transport, str] = {}  # connections that are no sockets yet, by address
         self._sockets: dict[Socket, None] = {}  # in the order in which they came
+        self._names = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()  # set when the last socket is gone
         self._stopping = False
+        self._cluster: Cluster | None = None
 
     @property
     def port(self) -> int:
@@ -106,8 +124,12 @@ class Server:
     async def __aenter__(self) -> Self:
         options = self.options
         self._tls = None if options.tls_cert is None else ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.reload()
         self._loop = loop = asyncio.get_running_loop()
+        if options.redis:
+            self._cluster = _make_cluster(self)
+        self.reload()
+        if self._cluster is not None:
+            await self._cluster.__aenter__()
         try:
             self._listener = await loop.create_server(
                 lambda: HttpConnection(self, loop),
@@ -119,6 +141,8 @@ class Server:
                 backlog=BACKLOG,
             )
         except OSError as error:
+            if self._cluster is not None:
+                await self._cluster.__aexit__()
             raise UsageError(
                 f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
                 hint="Another program may have the port; 0 takes a free one.",
@@ -142,6 +166,8 @@ class Server:
             for transport in [*self._http, *(socket.transport for socket in self._sockets)]:
                 transport.abort()
             await asyncio.sleep(0)  # for the transports to tell their protocols
+            if self._cluster is not None:
+                await self._cluster.__aexit__()
 
     async def _drain(self) -> None:
         """Tell the clients that we go, so many at a time that wherever they turn to can take them in."""
@@ -165,32 +191,45 @@ class Server:
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set."""
         waiter = asyncio.create_task(stop.wait())
+        always = {self._sweeper} if self._cluster is None else {self._sweeper, self._cluster.task}
         try:
-            await asyncio.wait({waiter, self._sweeper}, return_when=asyncio.FIRST_COMPLETED)
-            if self._sweeper.done():
-                await self._sweeper  # it ends by an error only
+            await asyncio.wait({waiter, *always}, return_when=asyncio.FIRST_COMPLETED)
+            for task in always:
+                if task.done():
+                    await task  # it ends by an error only
         finally:
             waiter.cancel()
 
+    def try_reload(self) -> None:
+        """`reload`, for a signal: what is wrong is logged."""
+        try:
+            self.reload()
+        except UsageError as error:
+            log.error("nothing was reloaded: %s", error)
+        else:
+            log.warning("the certificate and the keys have been read again")
+
     def reload(self) -> None:
-        """Read the certificate and the keys file again. Clients whose key is gone have to leave.
+        """Read the certificate, the keys and the secrets again. Clients whose key is gone have to leave.
 
         Raises:
             UsageError: one of them cannot be used; all is as it was.
         """
         keys = read_keys(self.options)
+        turn = self.options.turn_secret_file
+        self._turn_secret = b"" if turn is None else read_secret(turn)
         if self._tls is not None:
             _load_certificate(self._tls, self.options)
         for name in self._tenants.keys() - keys.keys():
             gone = self._tenants.pop(name)
             for socket in [socket for socket in self._sockets if socket.tenant is gone]:
-                self._apply(refusal(socket, INVALID_KEY))
+                self._refuse(socket, INVALID_KEY)
         for name, key in keys.items():
             if (tenant := self._tenants.get(name)) is not None:
-                tenant.key = key
+                tenant.key, tenant.rates = key, _rates_of(key)
                 tenant.realm.concurrent_limit = key.concurrent_limit
             else:
-                self._tenants[name] = _Tenant(key, self._make_realm(key))
+                self._tenants[name] = _Tenant(key, self._make_realm(key), _rates_of(key))
 
     def _make_realm(self, key: Key) -> Realm[Socket]:
         return Realm(
@@ -199,7 +238,13 @@ class Server:
             concurrent_limit=key.concurrent_limit,
             max_held=self.limits.max_held,
             max_held_per_peer=self.limits.max_held_per_peer,
+            shared=self._cluster is not None,
+            gone=partial(self._release_id, key.name),
         )
+
+    def _release_id(self, key: str, peer_id: str, socket: Socket) -> None:
+        if self._cluster is not None:
+            self._cluster.release(key, peer_id, socket.name)
 
     # HTTP ----------------------------------------------------------------------------------------
 
@@ -211,6 +256,7 @@ class Server:
         if self._stopping or (
             self._connections[address] >= self.limits.max_connections and not self.options.proxied
         ):
+            self.counts.rejected["connections of an address"] += 1
             return False
         self._connections[address] += 1
         self._http[transport] = address
@@ -226,19 +272,59 @@ class Server:
         if not self._connections[address]:
             del self._connections[address]
 
-    def answer(self, request: Request, transport: asyncio.Transport) -> Response:
+    def answer(
+        self, request: Request, transport: asyncio.Transport
+    ) -> Response | Coroutine[None, None, Response]:
         """`http.Site`: the answer to a request."""
         address = self._address(request, transport)
+        response: Response
         if self._stopping:
             response = Response(503, b"Stopping")
+        elif request.path == f"{self.options.path}healthz":
+            response = self._health()
+        elif request.path == f"{self.options.path}metrics" and self._may_scrape(request, transport):
+            response = Response(200, render(self.counts, self._gauges), CONTENT_TYPE)
         elif not self._requests.allow(address, self._loop.time()):
+            self.counts.rejected["request rate"] += 1
             response = Response(429, b"Too many requests", headers={"Retry-After": "1"})
         elif request.path == f"{self.options.path}peerjs" and request.wants_websocket:
             response = accept_upgrade(request)
         else:
-            response = self._answer(request)
+            answer = self._answer(request)
+            if not isinstance(answer, Response):
+                return self._answer_later(request, answer)
+            response = answer
         if response.status != 101:
             self._allow_origin(request, response)
+        return response
+
+    def _health(self) -> Response:
+        """Whether newcomers can be let in: what a load balancer asks."""
+        if self._cluster is not None and not self._cluster.up:
+            return Response(503, b"Redis is away")
+        return Response(200, b"ok")
+
+    def _may_scrape(self, request: Request, transport: asyncio.Transport) -> bool:
+        local = self._http[transport] in _THIS_MACHINE and "x-forwarded-for" not in request.headers
+        return self.options.metrics or local
+
+    def _gauges(self) -> Gauges:
+        tenants = self._tenants
+        self.counts.messages = sum((tenant.realm.counts for tenant in tenants.values()), Counter())
+        return Gauges(
+            clients={name: len(tenant.realm.ids) for name, tenant in tenants.items()},
+            sockets=len(self._sockets),
+            connections=self._connections.total(),
+            held_bytes=sum(tenant.realm.held for tenant in tenants.values()),
+            held_peers=sum(tenant.realm.awaited for tenant in tenants.values()),
+            paused=sum(socket.paused for socket in self._sockets),
+            redis_up=None if self._cluster is None else self._cluster.up,
+            redis_under_way=0 if self._cluster is None else self._cluster.under_way,
+        )
+
+    async def _answer_later(self, request: Request, answer: Coroutine[None, None, Response]) -> Response:
+        response = await answer
+        self._allow_origin(request, response)
         return response
 
     def _address(self, request: Request, transport: asyncio.Transport) -> str:
@@ -251,7 +337,7 @@ class Server:
                     return address
         return self._http[transport]
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Response | Coroutine[None, None, Response]:
         path, prefix = request.path, self.options.path
         if not f"{path}/".startswith(prefix):
             return Response(404, b"Not Found")
@@ -274,11 +360,16 @@ class Server:
             case "ice" if self.options.turn_urls:
                 return self._offer_turn(request, tenant.key)
             case "peers" if tenant.key.allow_discovery:
-                return _json(tenant.realm.ids, NOT_STORED)
+                return self._list_peers(tenant) if self._cluster else _json(tenant.realm.ids, NOT_STORED)
             case "peers":
                 return Response(401, b"Unauthorized")
             case _:
                 return Response(404, b"Not Found")
+
+    async def _list_peers(self, tenant: _Tenant) -> Response:
+        assert self._cluster is not None
+        found = await self._cluster.ids(tenant.key.name)
+        return _json(tenant.realm.ids if found is None else found, NOT_STORED)
 
     def _offer_turn(self, request: Request, key: Key) -> Response:
         now = time.time()
@@ -288,7 +379,7 @@ class Server:
                 key.identify(peer_id, request.query.get("token", ""), now)
             except NotAllowed as error:
                 return Response(401, str(error).encode())
-        servers = ice_servers(self.options, uuid.uuid4().hex, now)
+        servers = ice_servers(self.options, self._turn_secret, uuid.uuid4().hex, now)
         return _json({"iceServers": servers, "ttl": int(self.options.turn_lifetime)}, NOT_STORED)
 
     def _allow_origin(self, request: Request, response: Response) -> None:
@@ -312,11 +403,12 @@ class Server:
         if address != connected:
             self._release(connected)
             self._connections[address] += 1
-        socket = Socket(self, self._loop, transport, address)
+        socket = Socket(self, self._loop, transport, address, str(next(self._names)))
         transport.set_protocol(socket)
         self._sockets[socket] = None
+        self.counts.opened += 1
         if self.options.proxied and self._connections[address] > self.limits.max_connections:
-            self._apply(refusal(socket, TOO_MANY))
+            self._refuse(socket, TOO_MANY)
         else:
             self._admit(socket, request)
         if early:
@@ -326,66 +418,161 @@ class Server:
         # Of a parameter given twice the last counts, as in PeerServer.
         peer_id, token, key = (request.query.get(name, "") for name in ("id", "token", "key"))
         if not (peer_id and token and key):
-            self._apply(refusal(socket, MISSING_PARAMETERS))
+            self._refuse(socket, MISSING_PARAMETERS)
             return
         tenant = self._tenants.get(key)
         if tenant is None:
-            self._apply(refusal(socket, INVALID_KEY))
+            self._refuse(socket, INVALID_KEY)
             return
         if not tenant.key.admits_origin(request.headers.get("origin")):
-            self._apply(refusal(socket, ORIGIN_NOT_ALLOWED))
+            self._refuse(socket, ORIGIN_NOT_ALLOWED)
             return
         try:
             identity = tenant.key.identify(peer_id, token, time.time())
         except NotAllowed as error:
-            self._apply(refusal(socket, str(error)))
+            self._refuse(socket, str(error))
             return
-        socket.tenant = tenant
+        socket.tenant, socket.peer_id = tenant, peer_id
         holder = tenant.realm.contested(peer_id, identity)
-        if holder is None:
+        if holder is None and (self._cluster is None or unfit(peer_id, identity)):
             self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
         else:
-            self._start(self._contest(tenant, socket, holder, peer_id, identity))
+            self.start(self._admit_later(tenant, socket, holder, peer_id, identity))
 
-    async def _contest(
-        self, tenant: _Tenant, socket: Socket, holder: Socket, peer_id: str, identity: str
+    async def _admit_later(
+        self, tenant: _Tenant, socket: Socket, holder: Socket | None, peer_id: str, identity: str
     ) -> None:
-        """Somebody else asks for an id: its holder keeps it if it still answers."""
-        if not await holder.probe():
+        """Let a client in once others have been asked: the id's holder if it is still there, and Redis."""
+        if holder is not None and not await holder.probe():
             log.debug("a holder of an id is gone, and somebody else asks for it")
             tenant.realm.detach(holder)
             holder.abort()
+        if self._cluster is None or tenant.realm.contested(peer_id, identity) is not None:
+            if socket in self._sockets:
+                self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
+            return
+        key = tenant.key
+        status, held = await self._cluster.claim(
+            key.name, peer_id, identity, socket.name, key.concurrent_limit
+        )
+        if status != "open":
+            kind, reason = _REFUSALS[status]
+            self._refuse(socket, reason, kind)
+            return
         if socket in self._sockets:
             self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
+        else:
+            self._cluster.release(key.name, peer_id, socket.name)
+        self._cluster.settle(key.name, peer_id, held)
+
+    # What the other brokers ask of this one (`cluster.Local`) ----------------------------------------
+
+    def deliver(self, key: str, dst: str, data: bytes) -> bool:
+        """Send to a client of ours; False when it is not here."""
+        tenant = self._tenants.get(key)
+        if tenant is None or not (effects := tenant.realm.deliver(dst, data)):
+            return False
+        self._apply(effects)
+        return tenant.realm.link_of(dst) is not None
+
+    def expire(self, key: str, src: str, dst: str) -> bool:
+        """Tell our client `src` that `dst` did not get what it was sent."""
+        return self.deliver(key, src, seal("EXPIRE", src=dst, dst=src))
+
+    def evict(self, key: str, peer_id: str, link: str) -> None:
+        """The client has come back at another broker."""
+        self._close_client(key, peer_id, link, NORMAL_CLOSURE, "replaced by a newer socket")
+
+    def dispossess(self, key: str, peer_id: str, link: str) -> None:
+        """While we were cut off the id has become another's."""
+        self._close_client(key, peer_id, link, POLICY_VIOLATION, ID_TAKEN)
+
+    def _close_client(self, key: str, peer_id: str, link: str, code: int, reason: str) -> None:
+        if (socket := self._find(key, peer_id, link)) is not None:
+            socket.tenant.realm.detach(socket)
+            socket.close(code, reason)
+
+    def probe(self, key: str, peer_id: str, link: str) -> None:
+        """Somebody else asks for the client's id."""
+        if (socket := self._find(key, peer_id, link)) is not None:
+            self.start(self._probe(socket))
+
+    async def _probe(self, socket: Socket) -> None:
+        if not await socket.probe():
+            socket.tenant.realm.detach(socket)
+            socket.abort()
+
+    def _find(self, key: str, peer_id: str, link: str) -> Socket | None:
+        tenant = self._tenants.get(key)
+        socket = None if tenant is None else tenant.realm.link_of(peer_id)
+        return socket if socket is not None and socket.name == link else None
+
+    def clients(self) -> list[tuple[str, str, str, str, int]]:
+        """All clients: key, id, link, identity, and how many clients the key may have."""
+        return [
+            (name, peer_id, socket.name, identity, tenant.key.concurrent_limit)
+            for name, tenant in self._tenants.items()
+            for peer_id, identity, socket in tenant.realm.clients()
+        ]
+
+    def _refuse(self, socket: Socket, reason: str, kind: str = "ERROR") -> None:
+        self.counts.rejected[reason] += 1
+        self._apply(refusal(socket, reason, kind))
 
     def charge(self, socket: Socket, size: int) -> float:
-        """`websocket.Owner`: how long a message has to wait for its sender's address to pay for it."""
-        return self._messages.delay(socket.address, 1 + size // MESSAGE_UNIT, socket.heard_at)
+        """`websocket.Owner`: how long a message waits for its sender's address and key to pay for it."""
+        cost = 1 + size // MESSAGE_UNIT
+        delay = self._messages.delay(socket.address, cost, socket.heard_at)
+        if (tenant := socket.tenant) is not None:
+            delay = max(delay, tenant.rates.delay("", cost, socket.heard_at))
+        return delay
 
     def received(self, socket: Socket, data: bytes) -> None:
         """`websocket.Owner`: a message."""
         if (tenant := socket.tenant) is not None:
-            self._apply(tenant.realm.receive(socket, data, socket.heard_at))
+            self._apply(tenant.realm.receive(socket, data, socket.heard_at), tenant)
+            self.counts.took(self._loop.time() - socket.heard_at)
 
     def lost(self, socket: Socket) -> None:
         """`websocket.Owner`: a socket has ended."""
         if socket.tenant is not None:
             socket.tenant.realm.detach(socket)
+            self._log("a client has gone", socket)
         del self._sockets[socket]
         self._release(socket.address)
         if not self._sockets:
             self._emptied.set()
 
-    def _apply(self, effects: Effects[Socket]) -> None:
+    def _apply(self, effects: Effects[Socket], tenant: _Tenant | None = None) -> None:
         for effect in effects:
-            if not isinstance(effect, Send):
+            if isinstance(effect, Close):
                 effect.link.close(effect.code, effect.reason)
+            elif isinstance(effect, Elsewhere):
+                assert tenant is not None
+                self._send_elsewhere(tenant, effect)
             elif not effect.link.send(effect.data):
-                log.info("a client that does not read what it is sent was dropped")
+                self.counts.rejected["slow reader"] += 1
+                self._log("a client that does not read what it is sent was dropped", effect.link)
                 effect.link.tenant.realm.detach(effect.link)
                 effect.link.abort()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _send_elsewhere(self, tenant: _Tenant, message: Elsewhere) -> None:
+        src, dst, data, held = message
+        assert self._cluster is not None
+        if not self._cluster.route(tenant.key.name, src, dst, data, held=held) and held:
+            self._apply(tenant.realm.hold(src, dst, data, self._loop.time()))
+
+    def _log(self, what: str, socket: Socket) -> None:
+        """Tell of a client: by name and address only if asked to."""
+        fields = {"key": socket.tenant.key.name if socket.tenant else ""}
+        if self.options.log_ids:
+            fields |= {"id": socket.peer_id, "address": socket.address}
+        log.info(
+            "%s%s", what, f" ({socket.peer_id})" if self.options.log_ids else "", extra={"fields": fields}
+        )
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """`http.Site`: do `work`; it is seen to its end, or cancelled when the broker stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -404,8 +591,36 @@ class Server:
                     socket.check(now)
 
 
+_THIS_MACHINE = frozenset({"127.0.0.1", "::"})  # `limits.network` makes ::1 into ::
+AWAY = "The broker has lost its companions for a while; try again"
+_REFUSALS = {"taken": ("ID-TAKEN", ID_TAKEN), "full": ("ERROR", LIMIT_EXCEEDED), "away": ("ERROR", AWAY)}
 TOO_MANY = "Too many connections from this address"
 ORIGIN_NOT_ALLOWED = "Pages from this origin may not connect"
+
+
+def _make_cluster(server: Server) -> Cluster:
+    """The Redis side of a broker; imported here because few need it.
+
+    Raises:
+        UsageError: the package is not installed, or the URL cannot be read.
+    """
+    try:
+        from peercli.server.cluster import Cluster
+    except ImportError as error:
+        raise UsageError("Redis needs the package redis", hint="pip install 'peercli[redis]'") from error
+    options = server.options
+    return Cluster(
+        options.redis,
+        server,
+        alive_timeout=options.alive_timeout,
+        expire_timeout=options.expire_timeout,
+        max_held=server.limits.max_held,
+        max_held_per_peer=server.limits.max_held_per_peer,
+    )
+
+
+def _rates_of(key: Key) -> Rates:
+    return Rates(key.message_rate, key.message_rate * KEY_BURST)
 
 
 def _json(value: object, headers: dict[str, str]) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -69,8 +70,13 @@ class Site(Protocol):
     def joined(self, transport: asyncio.Transport) -> bool:
         """A connection was made; False: it is one too many."""
 
-    def answer(self, request: Request, transport: asyncio.Transport) -> Response:
-        """The answer to `request`. With status 101, `upgrade` is called next."""
+    def answer(
+        self, request: Request, transport: asyncio.Transport
+    ) -> Response | Coroutine[None, None, Response]:
+        """The answer to `request`, now or later. With status 101, `upgrade` is called next."""
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Do `work`, and see it to its end."""
 
     def upgrade(self, request: Request, transport: asyncio.Transport, early: bytes) -> None:
         """The 101 has been sent: the connection is the site's, and `early` has come already."""
@@ -171,6 +177,10 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(400)
             return
         response = self._site.answer(request, self._transport)
+        if not isinstance(response, Response):
+            self._done = True  # its connection ends with it: answers keep their order
+            self._site.start(self._answer_later(request, response))
+            return
         if response.status == 101:
             self._upgraded = request
             self._transport.write(response.encode(head_only=True, close=False))
@@ -182,6 +192,11 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._timer.cancel()
             self._timer = self._loop.call_later(self._site.limits.http_idle, self._transport.abort)
+
+    async def _answer_later(self, request: Request, answer: Coroutine[None, None, Response]) -> None:
+        response = await answer
+        self._transport.write(response.encode(head_only=request.method == "HEAD", close=True))
+        self._transport.close()
 
     def _read_request(self) -> Request:
         url = urlsplit(self._url.decode(errors="replace"))

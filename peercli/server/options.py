@@ -58,15 +58,16 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     origins: tuple[str, ...] = ("*",)  # pages from here may open sockets, and programs that name no origin
-    auth_secret: bytes = b""  # signs the tokens that clients must bring; empty: they need none
+    auth_secret_file: Path | None = None  # signs the tokens that clients must bring; None: they need none
     keys_file: Path | None = None  # several API keys, each with a realm of its own (`access.read_keys`)
     turn_urls: tuple[str, ...] = ()  # what `GET {path}{key}/ice` hands out…
-    turn_secret: bytes = b""  # …with credentials signed by this (coturn's static-auth-secret)
+    turn_secret_file: Path | None = None  # …with credentials signed by this (coturn's static-auth-secret)
     turn_lifetime: float = 86_400.0  # seconds for which they are good
     drain: float = 0.0  # seconds over which sockets are closed when the broker stops
     redis: str = ""  # URL of the Redis in which several brokers share one realm
     share_port: bool = False  # may other brokers on this machine listen on the same port?
-    log_ids: bool = False  # may logs name clients?
+    log_ids: bool = False  # may logs name clients and their addresses?
+    metrics: bool = False  # may everybody read /metrics? If not, only this machine
     proxied: int = 0  # trusted proxies in front; the client's address is taken from X-Forwarded-For
     limits: Limits = field(default_factory=Limits)
 
@@ -83,11 +84,13 @@ class ServerOptions:
             raise UsageError("the concurrent limit must leave room for at least 1 client")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("TLS needs both the certificate and its key")
-        if bool(self.turn_urls) != bool(self.turn_secret):
+        if bool(self.turn_urls) != (self.turn_secret_file is not None):
             raise UsageError("TURN credentials need both the servers' URLs and their secret")
         for url in self.turn_urls:
             if not url.startswith(("turn:", "turns:", "stun:", "stuns:")):
                 raise UsageError(f"{url!r} is no TURN server", hint="write turn:host:port?transport=udp")
+        if self.share_port and not self.redis:
+            raise UsageError("brokers on one port have to be one realm", hint="--redis URL makes them so")
         if self.drain < 0 or self.turn_lifetime <= 0:
             raise UsageError("a time cannot be negative")
         if self.proxied < 0:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -31,9 +31,12 @@ __all__ = [
     "POLICY_VIOLATION",
     "Close",
     "Effects",
+    "Elsewhere",
     "Realm",
     "Send",
+    "is_id",
     "refusal",
+    "unfit",
 ]
 
 MAX_ID_LENGTH = 256
@@ -57,6 +60,7 @@ _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _-]*[A-Za-z0-9])?")
 _OPEN = seal("OPEN")
 _HELD_TYPES = frozenset({"OFFER", "ANSWER", "CANDIDATE"})
 _RELAYED_TYPES = _HELD_TYPES | {"LEAVE", "EXPIRE"}
+_KNOWN_TYPES = _RELAYED_TYPES | {"HEARTBEAT"}
 
 Link = TypeVar("Link", bound=Hashable)
 
@@ -80,13 +84,35 @@ def _octets(token: str) -> bytes:
     return token.encode(errors="surrogatepass")  # a URL can spell what UTF-8 cannot
 
 
-Effects = list[Send[Link] | Close[Link]]
+class Elsewhere(NamedTuple):
+    """The message is for a peer that is not here but may be at another broker; else `hold` it."""
+
+    src: str
+    dst: str
+    data: bytes
+    held: bool
+    """Whether it waits for its peer at all."""
+
+
+Effects = list[Send[Link] | Close[Link] | Elsewhere]
 
 
 def refusal(link: Link, reason: str, kind: str = "ERROR") -> Effects[Link]:
     """Tell a newcomer why it cannot come in, and close its link."""
     payload = json.dumps({"msg": reason}, separators=(",", ":")).encode()
     return [Send(link, seal(kind, payload=payload)), Close(link, POLICY_VIOLATION, reason)]
+
+
+def is_id(text: str) -> bool:
+    """May a client be called so?"""
+    return len(text) <= MAX_ID_LENGTH and _ID.fullmatch(text) is not None
+
+
+def unfit(peer_id: str, token: str) -> str | None:
+    """Why nobody can come in by this id and token, whatever the state of the realm."""
+    if not is_id(peer_id):
+        return INVALID_ID
+    return INVALID_TOKEN if not token or len(token) > MAX_TOKEN_LENGTH else None
 
 
 @dataclass(slots=True)
@@ -112,6 +138,9 @@ class Realm(Generic[Link]):
     message counts. Messages for an absent peer wait `expire_timeout` seconds, counted from the first of each
     sender, and then the sender hears EXPIRE once. At most `max_held` bytes wait in all, `max_held_per_peer`
     for one peer: a sender beyond them hears EXPIRE at once, and nothing of it is kept for that peer.
+
+    Where the realm is `shared` with other brokers, messages for those who are not here are handed out instead
+    (`Elsewhere`). `gone` is called with each client that has lost its link, by whatever way.
     """
 
     def __init__(
@@ -122,12 +151,18 @@ class Realm(Generic[Link]):
         concurrent_limit: int,
         max_held: int,
         max_held_per_peer: int,
+        shared: bool = False,
+        gone: Callable[[str, Link], None] = lambda peer_id, link: None,
     ) -> None:
         self._expire_timeout = expire_timeout
         self._alive_timeout = alive_timeout
         self.concurrent_limit = concurrent_limit
         self._max_held = max_held
         self._max_held_per_peer = max_held_per_peer
+        self._shared = shared
+        self._gone = gone
+        self.counts: Counter[str] = Counter()
+        """Messages received, by type."""
         self._clients: OrderedDict[str, _Client[Link]] = OrderedDict()  # by id; oldest heartbeat first
         self._links: dict[Link, _Client[Link]] = {}
         self._mailboxes: dict[str, _Mailbox] = {}  # by the absent peer's id
@@ -145,6 +180,11 @@ class Realm(Generic[Link]):
         """Bytes that wait for absent peers, HELD_OVERHEAD for each message included."""
         return self._held
 
+    @property
+    def awaited(self) -> int:
+        """How many absent peers something waits for."""
+        return len(self._mailboxes)
+
     def contested(self, peer_id: str, token: str) -> Link | None:
         """The link that holds `peer_id` under another token, if one does."""
         holder = self._clients.get(peer_id)
@@ -157,10 +197,8 @@ class Realm(Generic[Link]):
 
         With the token of the present holder it takes the id over, and the holder's link is closed.
         """
-        if len(peer_id) > MAX_ID_LENGTH or not _ID.fullmatch(peer_id):
-            return refusal(link, INVALID_ID)
-        if not token or len(token) > MAX_TOKEN_LENGTH:
-            return refusal(link, INVALID_TOKEN)
+        if (reason := unfit(peer_id, token)) is not None:
+            return refusal(link, reason)
         if self.contested(peer_id, token) is not None:
             return refusal(link, ID_TAKEN, "ID-TAKEN")
         effects: Effects[Link] = []
@@ -186,6 +224,7 @@ class Realm(Generic[Link]):
         if client is None or message is None:
             return []
         kind, dst, payload = message
+        self.counts[kind if kind in _KNOWN_TYPES else "other"] += 1
         if kind == "HEARTBEAT":
             client.heartbeat = now
             self._clients.move_to_end(client.id)
@@ -196,9 +235,26 @@ class Realm(Generic[Link]):
             relayed = seal(kind, src=client.id, dst=dst, payload=payload)
             if (receiver := self._clients.get(dst)) is not None:
                 return [Send(receiver.link, relayed)]
-            if kind in _HELD_TYPES:
-                return self._hold(client.id, dst, relayed, now)
+            held = kind in _HELD_TYPES
+            if self._shared and is_id(dst):
+                return [Elsewhere(client.id, dst, relayed, held)]
+            if held:
+                return self.hold(client.id, dst, relayed, now)
         return []
+
+    def deliver(self, dst: str, data: bytes) -> Effects[Link]:
+        """A message from another broker; nothing if the peer is not here."""
+        client = self._clients.get(dst)
+        return [] if client is None else [Send(client.link, data)]
+
+    def link_of(self, peer_id: str) -> Link | None:
+        """The link of a client, if it is here."""
+        client = self._clients.get(peer_id)
+        return None if client is None else client.link
+
+    def clients(self) -> list[tuple[str, str, Link]]:
+        """Id, token and link of all clients."""
+        return [(client.id, client.token, client.link) for client in self._clients.values()]
 
     def expire(self, now: float) -> Effects[Link]:
         """What has run out by `now`: EXPIRE for senders of held messages, the end for silent clients."""
@@ -219,8 +275,10 @@ class Realm(Generic[Link]):
     def _remove(self, client: _Client[Link]) -> None:
         del self._clients[client.id]
         del self._links[client.link]
+        self._gone(client.id, client.link)
 
-    def _hold(self, src: str, dst: str, data: bytes, now: float) -> Effects[Link]:
+    def hold(self, src: str, dst: str, data: bytes, now: float) -> Effects[Link]:
+        """Keep a message for an absent peer."""
         size = len(data) + HELD_OVERHEAD
         mailbox = self._mailboxes.setdefault(dst, _Mailbox())
         if mailbox.size + size > self._max_held_per_peer or self._held + size > self._max_held:

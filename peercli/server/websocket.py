@@ -53,18 +53,29 @@ class Socket(asyncio.Protocol):
         "closing",
         "heard_at",
         "leaving",
+        "name",
+        "peer_id",
         "tenant",
         "transport",
     )
 
     def __init__(
-        self, owner: Owner, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, address: str
+        self,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        address: str,
+        name: str,
     ) -> None:
         self._owner = owner
         self._loop = loop
         self.transport = transport
         self.address = address
         """Who it is, as far as limits are concerned."""
+        self.name = name
+        """Another one for every socket."""
+        self.peer_id = ""
+        """Who it says it is."""
         self.tenant: Any = None
         """Where it belongs: its owner's own."""
         self.closing = False
@@ -182,6 +193,11 @@ class Socket(asyncio.Protocol):
         elif not self._pinged:
             self._pinged = True
             self.transport.write(_ping)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is kept waiting, since it sends too much."""
+        return bool(self._held)
 
     async def probe(self) -> bool:
         """Is the peer still there? Asks, and waits `probe_timeout` seconds for a sign of life or the end."""

@@ -11,7 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peercli.server.realm import HELD_OVERHEAD, MAX_ID_LENGTH, MAX_TOKEN_LENGTH, Effects, Realm, Send
+from peercli.server.realm import (
+    HELD_OVERHEAD,
+    MAX_ID_LENGTH,
+    MAX_TOKEN_LENGTH,
+    Effects,
+    Elsewhere,
+    Realm,
+    Send,
+)
 
 EXPIRE = 5.0
 ALIVE = 60.0
@@ -30,7 +38,12 @@ def make(**changes: Any) -> Realm[int]:
 
 def plain(effects: Effects[int]) -> list[tuple[int, Any]]:
     """Effects as (link, message) and (link, close code)."""
-    return [(e.link, json.loads(e.data)) if isinstance(e, Send) else (e.link, e.code) for e in effects]
+    assert not any(isinstance(effect, Elsewhere) for effect in effects)
+    return [
+        (e.link, json.loads(e.data)) if isinstance(e, Send) else (e.link, e.code)
+        for e in effects
+        if not isinstance(e, Elsewhere)
+    ]
 
 
 def message(type: str, dst: str | None = None, payload: Any = None) -> bytes:

@@ -1,0 +1,403 @@
+"""One realm on several brokers: what a broker shares with the others, through Redis (`scripts` says how).
+
+Every broker is a node with a lease that it prolongs. A message for a peer that is not here goes to Redis,
+which knows where the peer is, or keeps the message; the node that has delivered it sends a receipt. Each node
+remembers what it has sent out until it has the receipt, or Redis has told the sender EXPIRE; if neither comes
+in time (Redis may lose its memory), the node tells the sender itself. Nothing is ever sent out twice: whether
+a command that failed was carried out cannot be known.
+
+Without Redis a node goes on with what it has: its own clients reach each other, what is for others expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from peercli.errors import UsageError
+from peercli.server import scripts
+from peercli.server.envelope import seal
+
+__all__ = ["Claimed", "Cluster", "Local", "Parcel"]
+
+log = logging.getLogger(__name__)
+
+MAX_LEASE = 10.0  # seconds after which a node that is not heard of counts as dead
+TICK = 0.25  # seconds between prolongations
+RETRY_DELAY = 0.5  # seconds before Redis is tried again
+COMMAND_TIMEOUT = 2.0  # seconds for Redis to answer
+RECEIPT_GRACE = 2.0  # seconds that a receipt may take beyond the time that all else is given
+MAX_BATCH = 500  # messages in one command (Lua's stack holds some thousands of values)
+MAX_WAITING = 50_000  # messages on their way to Redis; more are treated as if it were away
+MAX_READ = 100  # inbox entries at once
+BLOCK = 1000  # milliseconds that Redis waits for one
+
+FAILURES = (RedisError, OSError, TimeoutError)
+
+
+class Parcel(NamedTuple):
+    """A message that has come from another node, or has waited in Redis."""
+
+    src: str
+    ref: str
+    data: bytes
+
+
+class Claimed(NamedTuple):
+    """The answer to a claim: `open` and what waited for the client; `taken`, `full`, or Redis is `away`."""
+
+    status: str
+    held: list[Parcel]
+
+
+class Local(Protocol):
+    """The broker that a Cluster connects with the others."""
+
+    def deliver(self, key: str, dst: str, data: bytes) -> bool:
+        """Send to a client of ours; False when it is not here."""
+
+    def expire(self, key: str, src: str, dst: str) -> bool:
+        """Tell our client `src` that `dst` did not get what it was sent; False when `src` is not here."""
+
+    def evict(self, key: str, peer_id: str, link: str) -> None:
+        """The client has come back at another broker."""
+
+    def probe(self, key: str, peer_id: str, link: str) -> None:
+        """Somebody else asks for the client's id."""
+
+    def clients(self) -> list[tuple[str, str, str, str, int]]:
+        """All of ours: key, id, link, identity, and how many clients the key may have."""
+
+    def dispossess(self, key: str, peer_id: str, link: str) -> None:
+        """While we were cut off the id has become another's."""
+
+
+class _Sent(NamedTuple):
+    key: str
+    src: str
+    dst: str
+    due: float
+
+
+class Cluster:
+    """This broker's share in the realm that Redis holds, while its `async with` block lasts.
+
+    Args:
+        url: of Redis (redis-py's `from_url`).
+        alive_timeout: seconds; a node that dies frees its ids in this time, or sooner.
+        expire_timeout: seconds that messages wait for an absent peer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        local: Local,
+        *,
+        alive_timeout: float,
+        expire_timeout: float,
+        max_held: int,
+        max_held_per_peer: int,
+    ) -> None:
+        options: dict[str, Any] = {
+            "socket_timeout": COMMAND_TIMEOUT,
+            "socket_connect_timeout": COMMAND_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),  # what was sent once is sent once
+        }
+        try:
+            self._redis: Redis = Redis.from_url(url, **options)
+            self._reader: Redis = Redis.from_url(url, **options)
+        except ValueError as error:
+            raise UsageError(f"the Redis URL cannot be read: {error}", hint="redis://host:6379/0") from error
+        self._local = local
+        self._lease = min(alive_timeout, MAX_LEASE)
+        self._limits = [round(expire_timeout * 1000), max_held_per_peer, max_held]
+        self._patience = expire_timeout + self._lease + RECEIPT_GRACE
+        self._loop = asyncio.get_running_loop()
+        self.up = False
+        """Whether Redis answers, and knows us."""
+        self._closing = asyncio.Event()
+        self._node = ""
+        self._last = "0-0"  # the inbox entry read last
+        self._number = 0
+        self._sent: dict[int, _Sent] = {}  # without a receipt; soonest due first
+        self._claiming: dict[tuple[str, str], list[Parcel]] = {}  # what came for those who are coming
+        self._delivered: list[str] = []  # refs of what has arrived, for receipts
+        self._unread = False  # has the inbox entries that can be cut off
+        self._commands: list[tuple[str, list[Any], asyncio.Future[Any] | None]] = []
+        self._routes: list[Any] = []  # arguments of the ROUTE that comes after `_commands`
+        self._releases: list[tuple[str, str, str]] = []  # to be repeated until they are known to be done
+        self._wake = asyncio.Event()
+
+    async def __aenter__(self) -> Cluster:
+        with suppress(*FAILURES):
+            await self._join()
+        self.task = asyncio.create_task(self._run(), name="broker cluster")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+        if self.up:
+            with suppress(*FAILURES):
+                async with asyncio.timeout(COMMAND_TIMEOUT):
+                    await self._flush()
+                    await self._eval(scripts.JOIN, [self._node, -1])  # the others may bury us
+        self._go_down()
+        for redis in (self._redis, self._reader):
+            await redis.aclose()
+
+    @property
+    def under_way(self) -> int:
+        """Messages sent out that have no receipt yet."""
+        return len(self._sent)
+
+    # Clients --------------------------------------------------------------------------------------
+
+    async def claim(self, key: str, peer_id: str, identity: str, link: str, limit: int) -> Claimed:
+        """Ask for an id. When it was free or ours, `settle` must follow."""
+        self._claiming.setdefault((key, peer_id), [])
+        status, held = await self._claim(key, peer_id, identity, link, limit)
+        if status != "open":
+            self._forward(key, peer_id, self._claiming.pop((key, peer_id), []))
+        return Claimed(status, held)
+
+    async def _claim(
+        self, key: str, peer_id: str, identity: str, link: str, limit: int
+    ) -> tuple[str, list[Parcel]]:
+        if not self.up:
+            return "away", []
+        arguments = [key, peer_id, self._node, link, _digest(identity), limit]
+        try:
+            status, *held = await self._call(scripts.CLAIM, arguments)
+        except FAILURES:
+            self.release(key, peer_id, link)  # it may have been carried out
+            return "away", []
+        parcels = []
+        for entry in held:
+            src, ref, data = entry.split(b"\t", 2)
+            parcels.append(Parcel(src.decode(), ref.decode(), data))
+        return ("away" if status == b"lapsed" else status.decode()), parcels
+
+    def settle(self, key: str, peer_id: str, held: list[Parcel]) -> None:
+        """The client that claimed the id is in, or has gone already: what waited for it goes its way."""
+        waiting = self._claiming.pop((key, peer_id), [])
+        self._hand_out(key, peer_id, [*held, *waiting])
+
+    def release(self, key: str, peer_id: str, link: str) -> None:
+        """A client has gone; nothing happens if the id has moved on."""
+        self._releases.append((key, peer_id, link))
+        self._wake.set()
+
+    async def ids(self, key: str) -> list[str] | None:
+        """The ids of all clients of a key, at every broker; None if that cannot be told now."""
+        try:
+            found: Any = await self._redis.hkeys(f"{scripts.PREFIX}clients:{key}")
+        except FAILURES:
+            return None
+        return [peer_id.decode() for peer_id in found]
+
+    # Messages -------------------------------------------------------------------------------------
+
+    def route(self, key: str, src: str, dst: str, data: bytes, *, held: bool) -> bool:
+        """Send to a client that is not here; False when that cannot be tried now.
+
+        Args:
+            held: whether the message may wait for its peer, and its sender is to know if it does not arrive.
+        """
+        if not self.up or len(self._sent) >= MAX_WAITING:
+            return False
+        ref = ""
+        if held:
+            self._number += 1
+            ref = f"{self._node}:{self._number}"
+            self._sent[self._number] = _Sent(key, src, dst, self._loop.time() + self._patience)
+        self._routes += (key, dst, src, ref, data)
+        self._wake.set()
+        return True
+
+    def _forward(self, key: str, dst: str, parcels: list[Parcel]) -> None:
+        """Pass on what was for a client of ours that is gone. Its own node waits for the receipt."""
+        for src, ref, data in parcels:
+            self._routes += (key, dst, src, ref, data)
+        self._wake.set()
+
+    def _hand_out(self, key: str, dst: str, parcels: list[Parcel]) -> None:
+        for parcel in parcels:
+            if not self._local.deliver(key, dst, parcel.data):
+                self._forward(key, dst, [parcel])
+            elif parcel.ref:
+                self._delivered.append(parcel.ref)
+        self._wake.set()
+
+    def _take(self, head: list[str], data: bytes) -> None:
+        """What an inbox entry says."""
+        match head:
+            case ["m", key, dst, src, ref, _]:
+                parcel = Parcel(src, ref, data)
+                if (waiting := self._claiming.get((key, dst))) is not None:
+                    waiting.append(parcel)
+                else:
+                    self._hand_out(key, dst, [parcel])
+            case ["a"]:
+                for number in data.split(b","):
+                    self._sent.pop(int(number), None)
+            case ["kick", key, peer_id, link]:
+                self._local.evict(key, peer_id, link)
+            case ["probe", key, peer_id, link]:
+                self._local.probe(key, peer_id, link)
+
+    def _give_up(self, sent: list[_Sent]) -> None:
+        """Tell senders, each once, of what has had no receipt."""
+        for key, src, dst in dict.fromkeys((one.key, one.src, one.dst) for one in sent):
+            if not self._local.expire(key, src, dst) and self.up:
+                self._routes += (key, src, dst, "", seal("EXPIRE", src=dst, dst=src))
+                self._wake.set()
+
+    # Redis ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():  # a cancellation may turn up as an error of the connection
+            try:
+                if not self.up:
+                    await self._join()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._read())
+                    tasks.create_task(self._write())
+            except* FAILURES as failures:
+                log.warning("Redis is away: %s", failures.exceptions[0])
+            if self._closing.is_set():
+                return
+            self._go_down()
+            self._look_for_lost()
+            await asyncio.sleep(RETRY_DELAY)
+
+    def _go_down(self) -> None:
+        """Redis cannot be reached. What has been asked of it may have been done, or not."""
+        self.up = False
+        for _, _, answer in self._commands:
+            if answer is not None and not answer.done():
+                answer.set_exception(ConnectionError("Redis is away"))
+        self._commands.clear()
+        self._routes.clear()  # those that wait for them will be told
+
+    async def _join(self) -> None:
+        """Be a node of the realm: the same as before if the others still know it, or a new one."""
+        lease = round(self._lease * 1000)
+        if not self._node or not await self._eval(scripts.TICK, [self._node, lease]):
+            self._node, self._last = secrets.token_hex(8), "0-0"
+            self._releases.clear()
+            self._delivered.clear()
+            self._give_up(list(self._sent.values()))
+            self._sent.clear()
+            await self._eval(scripts.JOIN, [self._node, lease])
+            for key, peer_id, link, identity, limit in self._local.clients():
+                arguments = [key, peer_id, self._node, link, _digest(identity), limit]
+                status, *held = await self._eval(scripts.CLAIM, arguments)
+                if status == b"taken":
+                    self._local.dispossess(key, peer_id, link)
+                for entry in held:
+                    src, ref, data = entry.split(b"\t", 2)
+                    self._hand_out(key, peer_id, [Parcel(src.decode(), ref.decode(), data)])
+        self.up = True
+        self._wake.set()
+        log.info("one realm with the brokers at Redis, as node %s", self._node)
+
+    async def _read(self) -> None:
+        inbox = f"{scripts.PREFIX}inbox:{self._node}"
+        while True:
+            answer: Any = await self._reader.xread({inbox: self._last}, count=MAX_READ, block=BLOCK)
+            for _, entries in answer or ():
+                for number, fields in entries:
+                    for head, value in fields.items():
+                        self._take(head.decode().split("\t"), value)
+                    self._last = number.decode()
+                    self._unread = True
+            self._wake.set()
+
+    async def _write(self) -> None:
+        lease = round(self._lease * 1000)
+        tick_at = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(tick_at):
+                    await self._wake.wait()
+            self._wake.clear()
+            if (now := self._loop.time()) >= tick_at:
+                tick_at = now + TICK
+                if not await self._eval(scripts.TICK, [self._node, lease]):
+                    raise ConnectionError("the others took us for dead")
+                self._look_for_lost()
+            await self._flush()
+
+    def _look_for_lost(self) -> None:
+        now = self._loop.time()
+        lost = []
+        while self._sent:
+            number = next(iter(self._sent))
+            if self._sent[number].due > now:
+                break
+            lost.append(self._sent.pop(number))
+        self._give_up(lost)
+
+    async def _flush(self) -> None:
+        """Send what has gathered: one round trip, in order; releases first."""
+        releases, self._releases = self._releases, []
+        commands: list[tuple[str, list[Any], asyncio.Future[Any] | None]] = [
+            (scripts.RELEASE, [key, peer_id, self._node, link], None) for key, peer_id, link in releases
+        ]
+        self._close_batch()
+        commands += self._commands
+        self._commands = []
+        if self._unread or self._delivered:
+            commands.append((scripts.DONE, [self._node, self._last, *self._delivered], None))
+            self._unread, self._delivered = False, []
+        if not commands:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for script, arguments, _ in commands:
+            pipeline.eval(script, 0, *arguments)
+        try:
+            answers = await pipeline.execute()
+        except BaseException:
+            self._releases = releases + self._releases
+            for _, _, answer in commands:
+                if answer is not None and not answer.done():
+                    answer.set_exception(ConnectionError("Redis is away"))
+            raise
+        for (_, _, answer), value in zip(commands, answers, strict=True):
+            if answer is not None and not answer.done():
+                answer.set_result(value)
+
+    def _close_batch(self) -> None:
+        """Make commands of the messages that have gathered."""
+        routes, self._routes = self._routes, []
+        for at in range(0, len(routes), 5 * MAX_BATCH):
+            batch = [*self._limits, *routes[at : at + 5 * MAX_BATCH]]
+            self._commands.append((scripts.ROUTE, batch, None))
+
+    async def _call(self, script: str, arguments: list[Any]) -> Any:
+        """The script's answer, after all that was asked before."""
+        self._close_batch()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._commands.append((script, arguments, answer))
+        self._wake.set()
+        return await answer
+
+    async def _eval(self, script: str, arguments: list[Any]) -> Any:
+        return await self._redis.eval(script, 0, *arguments)
+
+
+def _digest(identity: str) -> str:
+    """What stands for a client's token in Redis, where others may read it."""
+    return hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()
