@@ -8,7 +8,7 @@ $PeercliWords = @{
     'receive-file' = @('--save-dir', '--output', '-o', '--yes', '-y', '--on-conflict', '--max-size', '--keep-open', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'pipe' = @('--recv-only', '--send-only', '--progress', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'call' = @('--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--duration', '--metadata', '--list-devices', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'server' = @('--host', '--port', '--path', '--key', '--expire-timeout', '--alive-timeout', '--concurrent-limit', '--allow-discovery', '--cors', '--tls-cert', '--tls-key', '--proxied', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'server' = @('--host', '--port', '--path', '--key', '--expire-timeout', '--alive-timeout', '--concurrent-limit', '--allow-discovery', '--cors', '--tls-cert', '--tls-key', '--proxied', '--auth-secret-file', '--keys-file', '--origin', '--turn', '--turn-secret-file', '--redis', '--share-port', '--drain', '--metrics', '--log-format', '--log-ids', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'peers' = @('--server', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'demo' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
     'config' = @('path', 'check', 'show', '--help', '-h')
@@ -22,6 +22,7 @@ $PeercliValues = @{
     'connect --serialization' = @('binary', 'json', 'raw', 'msgpack')
     'receive-file --on-conflict' = @('resume', 'rename', 'overwrite', 'skip', 'fail')
     'call --video-codec' = @('vp8', 'h264')
+    'server --log-format' = @('text', 'json')
 }
 $PeercliAsks = @{
     'listen --allow' = 'ids'
