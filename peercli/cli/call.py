@@ -10,7 +10,6 @@ from peercli.cli.console import Console
 from peercli.cli.media import (
     AudioOption,
     BitrateOption,
-    CallView,
     FileOption,
     FpsOption,
     LoopOption,
@@ -23,6 +22,7 @@ from peercli.cli.media import (
     ask_to_answer,
     media_options,
     show_devices,
+    studio_for,
 )
 from peercli.cli.options import (
     DEFAULT_SERVER,
@@ -110,7 +110,7 @@ def call(
         if devices:
             await show_devices(console)
             return
-        from peercli.services.call import open_studio, ring, take_a_call
+        from peercli.services.call import ring, take_a_call
 
         options = media_options(
             file=file,
@@ -127,7 +127,6 @@ def call(
             default=("camera", "mic"),
         )
         known_metadata = parse_metadata(metadata)
-        screen = CallView(console)
         peer = make_peer(
             server=server,
             id=id,
@@ -141,8 +140,7 @@ def call(
             take_calls=peer_id is None,
             max_connections=1,
         )
-        async with open_studio(options, screen.report) as studio:
-            screen.studio = studio
+        async with studio_for(console, options, answers_many=False) as studio:
             if peer_id is None:
                 await take_a_call(peer, studio, ask_to_answer, duration=duration)
             else:

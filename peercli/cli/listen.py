@@ -8,6 +8,21 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
+from peercli.cli.media import (
+    AudioOption,
+    BitrateOption,
+    FileOption,
+    FpsOption,
+    LoopOption,
+    PlayOption,
+    RecordOption,
+    SizeOption,
+    VideoCodecOption,
+    VideoOption,
+    ViewOption,
+    media_options,
+    studio_for,
+)
 from peercli.cli.options import (
     DEFAULT_SERVER,
     IceOption,
@@ -73,6 +88,20 @@ def listen(
             show_default=False,
         ),
     ] = None,
+    answer: Annotated[
+        bool, typer.Option("--answer", help="Answer calls, many at once, and send the same to all of them.")
+    ] = False,
+    file: FileOption = None,
+    video: VideoOption = None,
+    audio: AudioOption = None,
+    loop: LoopOption = False,
+    size: SizeOption = None,
+    fps: FpsOption = None,
+    video_codec: VideoCodecOption = None,
+    bitrate: BitrateOption = None,
+    record: RecordOption = None,
+    play: PlayOption = False,
+    view: ViewOption = False,
     server: ServerOption = DEFAULT_SERVER,
     id: IdOption = None,
     token: TokenOption = None,
@@ -87,10 +116,11 @@ def listen(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Wait for peers: print their messages, take their streams and files.
+    """Wait for peers: print their messages, take their streams and files, answer their calls.
 
     A message is a line: text as it comes, anything else as JSON. Files are saved with --save-dir, or after
-    a yes at the terminal, and declined otherwise. Stays through outages of the broker, until Ctrl-C.
+    a yes at the terminal, and calls are answered with --answer; else they are declined. Stays through outages
+    of the broker, until Ctrl-C.
 
     Example: peercli listen --id my-server-7 --echo
     """
@@ -101,22 +131,38 @@ def listen(
                 "--exec would let anybody who knows the id run the command",
                 hint="name who may with --allow ID, set a --secret, or say --allow-anyone",
             )
+        if record == "-":
+            raise UsageError("--record - needs a stdout of its own", hint="peercli call --record -")
         from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
 
+        options = media_options(
+            file=file,
+            video=video,
+            audio=audio,
+            loop=loop,
+            size=size,
+            fps=fps,
+            video_codec=video_codec,
+            bitrate=bitrate,
+            record=record,
+            play=play,
+            view=view,
+        )
         async with AsyncExitStack() as stack:
-            view = stack.enter_context(transfer_view(console, "Receiving"))
-            inbox = inbox_for(view, save_dir) if exec_command is None else None
+            screen = stack.enter_context(transfer_view(console, "Receiving"))
+            inbox = inbox_for(screen, save_dir) if exec_command is None else None
             if inbox is not None:
                 stack.push_async_callback(inbox.close)
             listener = Listener(
-                report=view.report,
+                report=screen.report,
                 output=None if json else console.stdout,
                 echo=echo,
                 command=exec_command,
                 once=once,
                 allow=allow or None,
                 inbox=inbox,
+                studio=await stack.enter_async_context(studio_for(console, options)) if answer else None,
             )
             peer = make_peer(
                 server=server,
@@ -129,6 +175,7 @@ def listen(
                 port_range=port_range,
                 interface=interface,
                 admit=listener.admit,
+                take_calls=answer,
                 max_connections=1 if once else max_peers,
                 lasting=not no_reconnect,
             )

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AudioOption",
     "BitrateOption",
-    "CallView",
     "FileOption",
     "FpsOption",
     "LoopOption",
@@ -37,6 +38,7 @@ __all__ = [
     "ask_to_answer",
     "media_options",
     "show_devices",
+    "studio_for",
 ]
 
 _SEND, _TAKE = "What is sent", "What comes"
@@ -163,6 +165,8 @@ def media_options(
     """
     if default is not None and file is None and video is None and audio is None:
         video, audio = default
+    if loop and "-" in (file, video, audio):
+        raise UsageError("--loop cannot wind stdin back")
     if view and not os.isatty(2):
         raise UsageError("--view needs a terminal to show it in")
     from peercli.services.call import MediaOptions
@@ -202,10 +206,15 @@ def _bitrate(text: str | None) -> int | None:
 
 
 class CallView:
-    """Shows calls on a `Console`: a live line of numbers on a terminal; other events are the console's."""
+    """Shows calls on a `Console`: a live line of numbers on a terminal; other events are the console's.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        answers_many: how one of them failed is said here, because nobody else says it.
+    """
+
+    def __init__(self, console: Console, *, answers_many: bool = False) -> None:
         self._console = console
+        self._answers_many = answers_many
         self.studio: Studio | None = None
         self._live = sys.stderr.isatty() and console.verbosity >= 0 and not console.json
         self._drawn = False
@@ -232,7 +241,9 @@ class CallView:
                 text = f", {pictures:,} pictures" if pictures else ""
                 text += f"; this machine was too slow for {left_out:,} more" if left_out else ""
                 say(f"Recorded {path if path != '-' else 'to stdout'}{text}")
-            case Close(peer, _, "closed", ""):
+            case Close(peer, _, reason, message) if reason != "closed" and self._answers_many:
+                say(f"The call with {peer} has failed: {message}")
+            case Close(peer):
                 say(f"The call with {peer} has ended")
             case _:
                 return False
@@ -280,6 +291,18 @@ def stats_line(stats: CallStats) -> str:
 
 def _bits(bitrate: float) -> str:
     return f"{bitrate / 1e6:.1f}M" if bitrate >= 1e6 else f"{bitrate / 1e3:.0f}k"
+
+
+@asynccontextmanager
+async def studio_for(
+    console: Console, options: MediaOptions, *, answers_many: bool = True
+) -> AsyncIterator[Studio]:
+    """A studio whose calls are shown on `console`; raises as `open_studio`."""
+    from peercli.services.call import open_studio
+
+    view = CallView(console, answers_many=answers_many)
+    async with open_studio(options, view.report) as view.studio:
+        yield view.studio
 
 
 async def show_devices(console: Console) -> None:

@@ -303,8 +303,8 @@ class Recording:
             raise UsageError(f"{self.name} cannot be played: {reason(error)}") from None
         except StopIteration:
             raise UsageError(f"{self.name} cannot be played: there is nothing in it") from None
-        if self._loop and (self._pipe is not None or not self._container.duration):
-            raise UsageError(f"{self.name} cannot be played again and again", hint="--loop needs a file")
+        # What has no end has no second round, nor has what cannot be wound back.
+        self._loop = self._loop and self._pipe is None and bool(self._container.duration)
         return have
 
     def _streams(self) -> list[Any]:

@@ -115,14 +115,16 @@ class Recorder:
     def __init__(self, path: str, expected: set[str]) -> None:
         format = self._format = _format_of(path)
         self.path = path
+        self._name = "stdout" if path == STDOUT else path
         self.frames = 0
         """Pictures that were recorded."""
         self.left_out = 0
         """Pictures that there was no time for."""
         self._expected = expected if format.video else expected & {"audio"}
         try:
+            self._stdout = _Stdout()
             self._container: OutputContainer = av.open(
-                _Stdout() if path == STDOUT else os.path.abspath(path),
+                self._stdout if path == STDOUT else os.path.abspath(path),
                 "w",
                 format=format.name,
                 options=format.options | {"flush_packets": "1"},
@@ -177,10 +179,12 @@ class Recorder:
         error: Exception | None = None
         try:
             self._write()
-        except BrokenPipeError:
-            error = BrokenPipeError("nobody reads its stdout any more")
         except (FFmpegError, OSError) as failure:
-            error = StorageFailed(f"{self.path} cannot be written: {reason(failure)}")
+            why = self._stdout.failure or failure
+            if isinstance(why, BrokenPipeError):
+                error = BrokenPipeError("nobody reads its stdout any more")
+            else:
+                error = StorageFailed(f"{self._name} cannot be written: {reason(why)}")
         with suppress(RuntimeError):  # the loop may be closed under a thread that was left behind
             self._loop.call_soon_threadsafe(self._end, error)
 
@@ -351,12 +355,18 @@ class _Sound(_Encoded):
 
 
 class _Stdout:
-    """Stdout, as PyAV writes it: there is no way back in it."""
+    """Stdout, as PyAV writes it: there is no way back in it. FFmpeg forgets why it failed."""
+
+    failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        while view:
-            view = view[os.write(1, view) :]
+        try:
+            while view:
+                view = view[os.write(1, view) :]
+        except OSError as error:
+            self.failure = error
+            raise
         return len(data)
 
 

@@ -176,6 +176,10 @@ class Source:
         self._tracks |= {*tracks.values()}
         return MediaStream(**tracks)
 
+    def is_live(self) -> bool:
+        """Whether there is something to send still."""
+        return any(not feed.done.is_set() for feed in self._feeds)
+
     def start(self) -> None:
         """Let time run, if it does not yet."""
         self._clock.start()

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "MediaOptions",
     "Studio",
     "answer",
+    "answer_calls",
     "list_devices",
     "open_studio",
     "ring",
@@ -108,8 +109,8 @@ class Studio:
         """What shows a call at the moment."""
 
     def stream(self) -> MediaStream | None:
-        """What one more call sends."""
-        return self._source.stream() if self._source.kinds else None
+        """What one more call sends; nothing, once that has ended."""
+        return self._source.stream() if self._source.is_live() else None
 
     @property
     def quality(self) -> dict[str, Any]:
@@ -135,8 +136,7 @@ class Studio:
             raise
         finally:
             await call.close()
-            reason = "closed" if failure is None else failure.type
-            await self.report(Close(call.peer, call.connection_id, reason, ""))
+            await self.report(_close(call, failure))
 
     async def _announce(self, call: MediaConnection) -> None:
         remote = call.remote_stream
@@ -153,7 +153,7 @@ class Studio:
                 asyncio.create_task(_hung_up(call)),
                 asyncio.gather(self._tell(call), *delivering),  # which fails, or never ends
             ]
-            if self._source.kinds:
+            if call.local_stream.tracks:
                 endings.append(asyncio.create_task(self._source_ended(call)))
             if duration is not None:
                 endings.append(asyncio.create_task(asyncio.sleep(duration)))
@@ -245,6 +245,11 @@ def _record(recorder: Recorder, call: MediaConnection, kind: str, frame: Frame) 
     recorder.take(frame, call.clock_offset(kind))
 
 
+def _close(call: MediaConnection, failure: PeerError | None) -> Close:
+    reason, message = ("closed", "") if failure is None else (failure.type, failure.message)
+    return Close(call.peer, call.connection_id, reason, message)
+
+
 async def _hung_up(call: MediaConnection) -> None:
     error = await call.closed()
     if not isinstance(error, ConnectionClosed):
@@ -315,6 +320,36 @@ async def _take_one(peer: Peer, studio: Studio, consent: Consent, duration: floa
         await studio.report(Close(call.peer, call.connection_id, "declined", ""))
 
 
+async def answer_calls(peer: Peer, studio: Studio, *, once: bool = False) -> None:
+    """Answer everybody who calls a started peer, many at once, until cancelled.
+
+    Args:
+        once: until the first call has ended.
+
+    Raises:
+        PeerError: with `once`, how that call failed; else a failure ends but its call.
+    """
+    carrying: set[asyncio.Task[None]] = set()
+    try:
+        async for call in peer.calls():
+            await studio.report(Calling(call.peer, call.connection_id, call.metadata, incoming=True))
+            if once:
+                await answer(call, studio)
+                return
+            task = asyncio.create_task(_answer_among_others(call, studio))
+            carrying.add(task)
+            task.add_done_callback(carrying.discard)
+    finally:
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+
+
+async def _answer_among_others(call: MediaConnection, studio: Studio) -> None:
+    with suppress(PeerError):  # which the event `close` has told
+        await answer(call, studio)
+
+
 async def answer(call: MediaConnection, studio: Studio, *, duration: float | None = None) -> None:
     """Answer a call, and carry it to its end.
 
@@ -325,7 +360,7 @@ async def answer(call: MediaConnection, studio: Studio, *, duration: float | Non
     try:
         await call.opened()
     except PeerError as error:
-        await studio.report(Close(call.peer, call.connection_id, error.type, ""))
+        await studio.report(_close(call, error))
         raise
     await studio.carry(call, duration=duration)
 

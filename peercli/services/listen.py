@@ -13,6 +13,7 @@ from peercli.protocol.jsontext import to_json
 from peercli.protocol.messages import Offer
 from peercli.protocol.pipe import is_pipe
 from peercli.protocol.transfer import is_files
+from peercli.services.call import Studio, answer_calls
 from peercli.services.chat import announce, say_closed
 from peercli.services.command import Command
 from peercli.services.dial import tell
@@ -39,6 +40,7 @@ class Listener:
         once: end with the first connection.
         allow: ids that are let in; None lets in everybody.
         inbox: takes files; without one they are declined.
+        studio: answers calls; without one the `Peer` declines them.
     """
 
     report: Report
@@ -48,6 +50,7 @@ class Listener:
     once: bool = False
     allow: Collection[str] | None = None
     inbox: Inbox | None = None
+    studio: Studio | None = None
 
     _stream_turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _sessions: Sessions = field(init=False)
@@ -67,6 +70,8 @@ class Listener:
             asyncio.create_task(self._sessions.accept(peer)),
             asyncio.create_task(tell(peer, self.report, once=self.once)),
         }
+        if self.studio is not None:
+            tasks.add(asyncio.create_task(answer_calls(peer, self.studio, once=self.once)))
         try:
             while True:
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

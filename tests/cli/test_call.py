@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH
-from tests.cli.shell import Done, Shell, fresh
-from tests.clips import Recording, loudness, make_clip, similarity
+from tests.cli.shell import DEVNULL, Done, Shell, fresh
+from tests.clips import Recording, loudness, make_clip, make_flashes, similarity
 from tests.commands import Command
 
 RATE = 48_000  # samples/s
@@ -63,3 +68,152 @@ async def test_a_clip_arrives_as_it_was(shell: Shell, tmp_path: Path) -> None:
     middle = got.samples[2 * RATE : 3 * RATE]
     assert loudness(middle, TONE_PITCH) == pytest.approx(TONE_AMPLITUDE, rel=0.1)
     assert loudness(middle, TONE_PITCH * 1.03) < TONE_AMPLITUDE / 20
+
+
+@pytest.mark.timeout(SYNC_SECONDS * 2 + 120)
+async def test_sound_and_picture_stay_in_step(shell: Shell, tmp_path: Path) -> None:
+    """A flash and a beep at each second come together, from the first one to the last."""
+    clip = make_flashes(tmp_path / "flashes.mkv", SYNC_SECONDS)
+    out = tmp_path / "out.mp4"
+    async with waiting(shell, "--record", str(out)) as (name, callee):
+        async with shell.peercli("call", name, "--file", str(clip), stdout=DEVNULL) as caller:
+            async with asyncio.timeout(SYNC_SECONDS + 60):
+                assert await caller.process.wait() == 0
+        assert await callee.exit_code() == 0, callee.stderr
+    pairs = Recording.read(out).beeps_and_flashes()
+    assert len(pairs) >= SYNC_SECONDS - 1
+    assert [pair for pair in pairs if abs(pair[0] - pair[1]) > SYNC] == []
+
+
+@pytest.mark.parametrize("ending", ["mkv", "ts", "mp4"])
+async def test_what_was_recorded_outlives_kill(shell: Shell, tmp_path: Path, ending: str) -> None:
+    """kill -9: all but the last second or so can be played."""
+    out = tmp_path / f"out.{ending}"
+    async with waiting(shell, "--record", str(out)) as (name, callee):
+        arguments = ("call", name, "--video", "test", "--audio", "test", "--size", "160x120", "--json")
+        async with shell.peercli(*arguments) as caller:
+            while json.loads(await caller.line()).get("seconds", 0) < 4:
+                pass
+            callee.kill()
+            await caller.process.wait()
+    recording = Recording.read(out)
+    assert len(recording.pictures) > 30
+    assert len(recording.samples) > RATE
+    assert recording.marks[20] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--file", "/nowhere/clip.mp4"), "/nowhere/clip.mp4 cannot be played: no such file"),
+        (("--file", __file__), "neither audio nor video"),
+        (("--video", "camera:/dev/video-none"), "the camera /dev/video-none cannot be opened"),
+        (("--video", "screen"), "DISPLAY is not set"),
+        (("--video", "mic"), "video cannot come from mic"),
+        (("--video", "test", "--record", "/nowhere/out.mp4"), "/nowhere/out.mp4 cannot be written"),
+        (("--video", "test", "--record", "out.xyz"), "tells no container"),
+        (("--video", "test", "--size", "big"), "is no size"),
+        (("--video", "test", "--view"), "needs a terminal"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+async def test_what_is_missing_is_said_before_anybody_is_rung(
+    shell: Shell, options: tuple[str, ...], said: str
+) -> None:
+    done = await shell.run("call", "nobody-who-would-hear", *options, env={"DISPLAY": ""})
+    assert (done.code, done.out) == (2, b""), done.err
+    assert said in done.err
+    assert "Calling" not in done.err
+
+
+async def test_into_a_pipe_and_out_of_one(shell: Shell, tmp_path: Path) -> None:
+    """MPEG-TS on stdin becomes Matroska on stdout; nothing else does."""
+    clip, name = make_clip(tmp_path / "clip.ts", seconds=3, size=(160, 120)), fresh("callee")
+    out = tmp_path / "out.mkv"
+    receiving = f"peercli call --id {name} --video none --record - --json | cat >{out}"
+    async with shell.script(f"set -o pipefail; {receiving}") as receiver:
+        await receiver.says('"open"')
+        sent = await shell.run_script(f"cat {clip} | peercli call {name} --file -")
+        assert sent.code == 0, sent.err
+        assert await receiver.exit_code() == 0, receiver.stderr
+    recording = Recording.read(out)
+    assert recording.codecs == {"video": "h264", "audio": "opus"}
+    assert len(recording.pictures) > 80
+    events = [json.loads(line)["event"] for line in receiver.stderr.splitlines()]
+    assert {"open", "call", "answered", "route", "stats", "recorded", "close"} <= set(events)
+
+
+async def test_nobody_reads_the_recording(shell: Shell) -> None:
+    """The end of the pipeline is the end of the call."""
+    name = fresh("callee")
+    async with shell.script(
+        f"peercli call --id {name} --video none --record - | head -c 1000 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    ) as receiver:
+        await receiver.says(f"Listening as {name}")
+        sent = await shell.run("call", name, "--video", "test", "--size", "160x120", input=None)
+        assert sent.code == 0, sent.err
+        assert await receiver.exit_code() == 141, receiver.stderr
+
+
+async def test_ctrl_c_hangs_up(shell: Shell) -> None:
+    """The far side ends well, and at once."""
+    async with waiting(shell) as (name, callee):
+        async with shell.peercli("call", name, "--audio", "test") as caller:
+            await caller.says("In a call with")
+            caller.process.send_signal(signal.SIGINT)
+            assert await callee.exit_code() == 0, callee.stderr
+            assert await caller.exit_code() == 130
+        assert "has ended" in callee.stderr
+
+
+async def test_listen_answers_many_with_one_source(shell: Shell, tmp_path: Path) -> None:
+    """Two callers see the same pictures, and each is recorded."""
+    name, ours = fresh("listener"), tmp_path / "theirs.mkv"
+    options = ("--video", "test", "--size", "160x120", "--record", str(ours))
+    async with shell.peercli("listen", "--id", name, "--answer", *options) as listener:
+        await listener.says(f"Listening as {name}")
+        outs = [tmp_path / "one.mkv", tmp_path / "two.mkv"]
+        calling = ("call", name, "--audio", "test", "--duration", "3", "--record")
+        done = await asyncio.gather(*(shell.run(*calling, str(out), input=None) for out in outs))
+        assert [one.code for one in done] == [0, 0], [one.err for one in done]
+    assert "Recorded" in listener.stderr
+    one, two = ({mark for mark in Recording.read(out).marks if mark} for out in outs)
+    assert len(one & two) > 20
+    for recording in (ours, ours.with_name("theirs-2.mkv")):
+        assert len(Recording.read(recording).samples) > RATE
+
+
+async def test_listen_declines_without_answer(shell: Shell) -> None:
+    name = fresh("listener")
+    async with shell.peercli("listen", "--id", name) as listener:
+        await listener.says(f"Listening as {name}")
+        done = await shell.run("call", name, "--audio", "test")
+        assert done.code == 8, done.err
+
+
+async def test_asks_and_shows_at_a_terminal(shell: Shell) -> None:
+    """A no is a decline; after a yes the picture is drawn, with the numbers below it."""
+    name = fresh("callee")
+    arguments = ["-m", "peercli", "call", "--id", name, "--video", "none", "--view"]
+    environment = shell.env | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
+    child: pexpect.spawn[str] = pexpect.spawn(
+        sys.executable, arguments, env=environment, encoding="utf-8", timeout=30, dimensions=(24, 80)
+    )
+    try:
+        await asyncio.to_thread(child.expect, f"Listening as {name}")
+        for word, code in (("n", 8), ("y", 0)):
+            calling = ("call", name, "--video", "test", "--metadata", '"hi"', "--duration", "4")
+            caller = asyncio.create_task(shell.run(*calling, input=None))
+            await asyncio.to_thread(child.expect, r"\(hi\) is calling")
+            await asyncio.to_thread(child.expect, "Answer?")
+            child.sendline(word)
+            if word == "y":
+                await asyncio.to_thread(child.expect, "38;2;.*▀")
+                await asyncio.to_thread(child.expect, r"VP8 640x480 \d+fps")
+                await asyncio.to_thread(child.expect_exact, "\x1b[?1049l")
+            done = await caller
+            assert done.code == code, done.err
+        await asyncio.to_thread(child.expect, pexpect.EOF)
+    finally:
+        child.close(force=True)
+    assert child.exitstatus == 0
