@@ -2,7 +2,7 @@
 
 $PeercliWords = @{
     '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'server', 'peers', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
-    'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--answer', '--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'connect' = @('--input', '--serialization', '--label', '--metadata', '--unreliable', '--wait', '--keep-open', '-k', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'send-file' = @('--name', '--exclude', '--follow-symlinks', '--limit-rate', '--retry', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'receive-file' = @('--save-dir', '--output', '-o', '--yes', '-y', '--on-conflict', '--max-size', '--keep-open', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
@@ -18,6 +18,7 @@ $PeercliWords = @{
 }
 $PeercliValues = @{
     ' --show-completion' = @('bash', 'zsh', 'fish', 'powershell')
+    'listen --video-codec' = @('vp8', 'h264')
     'connect --input' = @('text', 'json')
     'connect --serialization' = @('binary', 'json', 'raw', 'msgpack')
     'receive-file --on-conflict' = @('resume', 'rename', 'overwrite', 'skip', 'fail')
