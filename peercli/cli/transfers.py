@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["TransferView", "ask", "inbox_for", "offer_text", "parse_size", "transfer_view"]
 
 FEW = 20  # files of which each gets a line of its own
+_REASONS = {"exists": "there is one already", "refused": "the link leads outside"}
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -108,7 +109,7 @@ class TransferView:
                 pass
             case FileSkipped(peer, name, reason, message):
                 level = 0 if self._files.get(peer, 0) <= FEW else 1
-                self._say(f"{name} is skipped: {message or reason}", level=level)
+                self._say(f"{name} is skipped: {message or _REASONS.get(reason, reason)}", level=level)
             case FileFailed(_, name, reason, message):
                 self._say(f"{name} was not transferred: {message or reason}")
             case Resuming(_, attempt, delay, reason):

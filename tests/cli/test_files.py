@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -294,3 +295,94 @@ async def test_a_full_disk(shell: Shell, small_disk: Path, tmp_path: Path) -> No
         assert (sent.code, await receiver.exit_code()) == (0, 0), sent.err
     assert tree(small_disk / "source") == tree(source)
     assert parts(small_disk) == []
+
+
+async def test_links_are_sent_as_links_or_followed(shell: Shell, tmp_path: Path) -> None:
+    """--follow-symlinks sends what they lead to, and a circle of them is told."""
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    for folder in (source, outside):
+        folder.mkdir()
+    (outside / "far").write_bytes(b"far")
+    (source / "near").write_bytes(b"near")
+    (source / "file").symlink_to("near")
+    (source / "folder").symlink_to(outside)
+    sent, code = await transfer(shell, ["--save-dir", str(tmp_path / "links")], [str(source)])
+    assert (sent.code, code) == (0, 0), sent.err
+    assert (tmp_path / "links/source/file").readlink() == Path("near")
+    assert "leads outside" in sent.err
+    assert not (tmp_path / "links/source/folder").is_symlink()
+
+    followed = [str(source), "--follow-symlinks"]
+    sent, code = await transfer(shell, ["--save-dir", str(tmp_path / "files")], followed)
+    assert (sent.code, code) == (0, 0), sent.err
+    found = tree(tmp_path / "files/source")
+    assert {name: content for name, (_, _, content) in found.items() if content} == {
+        "near": b"near",
+        "file": b"near",
+        "folder/far": b"far",
+    }
+    (source / "round").symlink_to(source)
+    sent, _ = await transfer(shell, ["--save-dir", str(tmp_path / "circle")], followed)
+    assert (sent.code, "leads back" in sent.err) == (2, True), sent.err
+    assert (tmp_path / "circle/source/folder/far").read_bytes() == b"far"
+
+
+async def test_limit_rate(shell: Shell, tmp_path: Path) -> None:
+    """So many bytes a second, and no more."""
+    source = random_file(tmp_path / "a", 300_000)
+    arguments = [str(source), "--limit-rate", "200k", "--json"]
+    sent, code = await transfer(shell, ["--save-dir", str(tmp_path / "inbox")], arguments)
+    assert (sent.code, code) == (0, 0), sent.err
+    (end,) = [event for event in map(json.loads, sent.out.splitlines()) if event["event"] == "transferred"]
+    assert end["seconds"] > 300_000 / 204_800 - 0.3
+
+
+async def test_max_size(shell: Shell, tmp_path: Path) -> None:
+    """What is offered beyond it is declined; what only comes to be, at stdin, is cut short."""
+    source, inbox = random_file(tmp_path / "a", 100_000), tmp_path / "inbox"
+    to = ["--save-dir", str(inbox), "--max-size", "50k"]
+    sent, code = await transfer(shell, to, [str(source)])
+    assert (sent.code, code) == (8, 8), sent.err
+    assert "51,200 bytes" in sent.err
+    sent, code = await transfer(shell, to, ["-"], input=source.read_bytes())
+    assert sent.code != 0, sent.err
+    assert code != 0
+    assert "51,200 bytes" in sent.err
+    assert not [path for path in inbox.iterdir() if path.name == "stdin"]
+
+
+async def test_keep_open(shell: Shell, tmp_path: Path) -> None:
+    """One after the other, from whomever, until it is interrupted."""
+    inbox = tmp_path / "inbox"
+    async with receiving(shell, "--save-dir", str(inbox), "--keep-open") as (id, receiver):
+        for name in ("one", "two"):
+            (tmp_path / name).write_text(name)
+            sent = await shell.run("send-file", id, str(tmp_path / name))
+            assert sent.code == 0, sent.err
+        receiver.process.send_signal(signal.SIGINT)
+        assert await receiver.exit_code() == 130
+    assert {path.name: path.read_text() for path in inbox.iterdir()} == {"one": "one", "two": "two"}
+
+
+async def test_retry(shell: Shell, tmp_path: Path) -> None:
+    """With --retry 0 a lost receiver is the end."""
+    source = random_file(tmp_path / "a", 5_000_000)
+    to = ["--save-dir", str(tmp_path / "inbox")]
+    arguments = [str(source), "--limit-rate", "2M"]
+    async with (
+        receiving(shell, *to) as (id, receiver),
+        shell.peercli("send-file", id, *arguments, "--retry", "0") as sender,
+    ):
+        await receiver.says("Receiving")
+        receiver.kill()
+        assert await sender.exit_code() == 7
+        assert "attempt" not in sender.stderr
+
+
+async def test_a_read_only_target(shell: Shell, small_disk: Path, tmp_path: Path) -> None:
+    """Is declined before anything is sent."""
+    source = random_file(tmp_path / "a", 1_000)
+    await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,ro", small_disk], check=True, timeout=10)
+    sent, code = await transfer(shell, ["--save-dir", str(small_disk)], [str(source)])
+    assert (sent.code, code) == (9, 9), sent.err
+    assert os.listdir(small_disk) == []
