@@ -1,4 +1,5 @@
-"""The file protocol, version 1: its messages, and what both of its sides do alike. A page can speak it.
+"""The file protocol, version 1: its messages, and what both of its sides do alike. A page can speak it:
+tests/interop/files.html does, in some fifty lines for each direction.
 
 It runs over one PeerJS data connection opened with `{serialization: "raw", reliable: true, metadata:
 {"peercli": {"service": "files", "version": 1}}}`. A text message is one JSON object with a `type`
@@ -24,7 +25,8 @@ Both sides, at any time:
 
     {"type": "offer", "id": "5f2c…", "entries": [{"path": ["a.txt"], "size": 5}, …], "more": false}
 
-2. The receiver asks whom it must, and answers; `more` as above.
+2. The receiver asks whom it must, and answers: in several messages, whose lists add up, with `more` true on
+   all but the last. Only after that one content may come, and only its credit counts.
 
     {"type": "accept", "have": [0, 1], "skip": [[2, "exists"]], "resume": [[3, [[4096, "sha256…"], …]]],
      "credit": 67108864, "more": false}
@@ -32,7 +34,7 @@ Both sides, at any time:
         `resume`: offsets in a file (ascending, none over its size) with the SHA-256, in hex, of all content
         before each. The sender goes on at the greatest that fits its own file, else at 0, where all other
         files start. `credit`: how many bytes of content may be sent in all on this connection; without it,
-        any number.
+        any number. Each list may be left out when it is empty.
     {"type": "decline", "reason": "declined" | "space" | "too-big" | "conflict", "message": …}
 
 3. The sender sends content: a header, then binary messages that hold exactly the bytes of its parts, end
@@ -46,11 +48,12 @@ Both sides, at any time:
 4. Meanwhile the receiver raises the credit, and says what is safe on its disk, checked and in its place.
 
     {"type": "credit", "bytes": 134217728}
+        In all, as in the answer: no less than what was said before.
     {"type": "safe", "entries": [3, 4, 5]}
 
 5. {"type": "done"} from the sender: all content is sent. The receiver makes folders and links, says what is
    safe, and answers {"type": "done"}. What is then neither safe, skipped nor failed is missing. The sender
-   closes the connection.
+   closes the connection, so the receiver's last word cannot be cut off.
 """
 
 from __future__ import annotations

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from peercli.protocol.transfer_receiver import WINDOW
 from tests.commands import peercli
 from tests.interop.browsers import Page
 
 SIZES = [0, 1, 3_000_001]
+BEYOND_CREDIT = WINDOW + 1_000_000
 
 OPEN = """new Promise((resolve) => {
   const frame = document.documentElement.appendChild(document.createElement("iframe"));
@@ -29,7 +33,7 @@ SEND = """frames[0].eval(`(async () => {
   const file = new File([bytes], "from the page.bin");
   await sendFile(peer, ${JSON.stringify(%s)}, file);
   return sha256(file);
-})()`)"""
+})().catch((error) => error.message)`)"""
 
 RECEIVED = """frames[0].eval(`(async () => {
   while (!received.querySelector("a")) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -38,7 +42,7 @@ RECEIVED = """frames[0].eval(`(async () => {
 })()`)"""
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, BEYOND_CREDIT])
 async def test_page_sends(page: Page, server: str, tmp_path: Path, size: int) -> None:
     """What the page sends is in the folder under its name, with the page's digest."""
     common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path))
@@ -49,6 +53,40 @@ async def test_page_sends(page: Page, server: str, tmp_path: Path, size: int) ->
         assert await receiver.exit_code() == 0
     content = (tmp_path / "from the page.bin").read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest)
+
+
+async def test_page_is_declined(page: Page, server: str, tmp_path: Path) -> None:
+    """The page learns why its file is not wanted."""
+    common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path), "--max-size", "1k")
+    async with peercli("receive-file", *common) as receiver:
+        id = (await receiver.says(" as ")).strip()
+        await page.evaluate(OPEN % json.dumps(server))
+        assert "1,024 bytes" in await page.evaluate(SEND % (1_025, json.dumps(id)))
+        assert await receiver.exit_code() == 8
+
+
+async def test_page_sends_another_digest(page: Page, server: str, tmp_path: Path) -> None:
+    """Both learn of it, and nothing is kept."""
+    common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path))
+    async with peercli("receive-file", *common) as receiver:
+        id = (await receiver.says(" as ")).strip()
+        await page.evaluate(OPEN % json.dumps(server))
+        await page.evaluate("""frames[0].eval("sha256 = async () => '0'.repeat(64); null")""")
+        assert "not what was sent" in await page.evaluate(SEND % (1_000, json.dumps(id)))
+        assert await receiver.exit_code() == 9
+    assert os.listdir(tmp_path) == []
+
+
+async def test_receiver_is_interrupted(page: Page, server: str) -> None:
+    """Amid the file, which goes to a pipe that nobody reads, Ctrl-C: the page is told."""
+    async with peercli("receive-file", "-o", "-", "--server", server, "--ice", "none") as receiver:
+        id = (await receiver.says(" as ")).strip()
+        await page.evaluate(OPEN % json.dumps(server))
+        sending = asyncio.create_task(page.evaluate(SEND % (3_000_000, json.dumps(id))))
+        await receiver.says("Receiving")
+        receiver.process.send_signal(signal.SIGINT)
+        assert "cancelled" in await sending
+        assert await receiver.exit_code() == 130
 
 
 @pytest.mark.parametrize("size", SIZES)
