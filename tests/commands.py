@@ -16,6 +16,8 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from tests.schema import check
+
 __all__ = ["Command", "peercli"]
 
 WITHIN = 30.0  # s; for any one thing that a process is to do
@@ -70,7 +72,8 @@ class Command:
             raise self._failure("printed nothing more") from None
         if not line.endswith(b"\n"):
             raise self._failure(f"ended its stdout with {line!r}")
-        return line.decode().removesuffix("\n")
+        check(text := line.decode().removesuffix("\n"))
+        return text
 
     async def read(self, size: int = -1) -> bytes:
         """The next `size` bytes of stdout, or the rest of it: fewer only if it ends."""
@@ -102,9 +105,10 @@ class Command:
             async with asyncio.timeout(WITHIN):
                 code = await self.process.wait()
                 await self._listening
-                return code
         except TimeoutError:
             raise self._failure("did not end") from None
+        check(self.stderr)
+        return code
 
     async def close(self) -> None:
         """End it, if it runs, and free what it held."""

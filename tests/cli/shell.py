@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.commands import Command
+from tests.schema import check
 
 __all__ = ["DEVNULL", "PIPE", "Done", "Shell", "fresh", "random_file"]
 
@@ -138,4 +139,5 @@ async def _finish(command: Command, input: bytes | None) -> Done:
             out = await reading
         finally:
             reading.cancel()
+    check(out.decode(errors="replace"))
     return Done(await command.exit_code(), out, command.stderr)
