@@ -382,7 +382,8 @@ async def test_retry(shell: Shell, tmp_path: Path) -> None:
 async def test_a_read_only_target(shell: Shell, small_disk: Path, tmp_path: Path) -> None:
     """Is declined before anything is sent."""
     source = random_file(tmp_path / "a", 1_000)
-    await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,ro", small_disk], check=True, timeout=10)
+    mount = await asyncio.create_subprocess_exec("mount", "-o", "remount,ro", small_disk)
+    assert await mount.wait() == 0
     sent, code = await transfer(shell, ["--save-dir", str(small_disk)], [str(source)])
     assert (sent.code, code) == (9, 9), sent.err
     assert os.listdir(small_disk) == []
