@@ -1,7 +1,7 @@
 # Completion of peercli, made from its command tree by `peercli --show-completion`.
 
 declare -gA _peercli_words=(
-    ["-"]="listen connect send-file receive-file pipe call server peers demo config --version --install-completion --show-completion --help -h"
+    ["-"]="listen connect send-file receive-file pipe call server peers doctor demo config --version --install-completion --show-completion --help -h"
     ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --answer --file --video --audio --loop --size --fps --video-codec --bitrate --record --play --view --server --id --token --ice --relay --secret --secret-file --port-range --interface --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
     ["connect-"]="--input --serialization --label --metadata --unreliable --wait --keep-open -k --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
     ["send-file-"]="--name --exclude --follow-symlinks --limit-rate --retry --server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --json --quiet -q --verbose -v --config --profile --help -h"
@@ -10,6 +10,7 @@ declare -gA _peercli_words=(
     ["call-"]="--file --video --audio --loop --size --fps --video-codec --bitrate --record --play --view --duration --metadata --list-devices --server --id --token --ice --relay --port-range --interface --secret --secret-file --timeout --json --quiet -q --verbose -v --config --profile --help -h"
     ["server-"]="--host --port --path --key --expire-timeout --alive-timeout --concurrent-limit --allow-discovery --cors --tls-cert --tls-key --proxied --auth-secret-file --keys-file --origin --turn --turn-secret-file --redis --share-port --drain --metrics --log-format --log-ids --json --quiet -q --verbose -v --config --profile --help -h"
     ["peers-"]="--server --json --quiet -q --verbose -v --config --profile --help -h"
+    ["doctor-"]="--server --id --token --ice --relay --secret --secret-file --port-range --interface --timeout --json --quiet -q --verbose -v --config --profile --help -h"
     ["demo-"]="--json --quiet -q --verbose -v --help -h"
     ["config-"]="path check show --help -h"
     ["config path-"]="--help -h"
@@ -141,6 +142,17 @@ declare -gA _peercli_values=(
     ["peers --server"]=""
     ["peers --config"]="@files"
     ["peers --profile"]="@profiles"
+    ["doctor --server"]=""
+    ["doctor --id"]="@ids"
+    ["doctor --token"]=""
+    ["doctor --ice"]=""
+    ["doctor --secret"]=""
+    ["doctor --secret-file"]="@files"
+    ["doctor --port-range"]=""
+    ["doctor --interface"]=""
+    ["doctor --timeout"]=""
+    ["doctor --config"]="@files"
+    ["doctor --profile"]="@profiles"
     ["config check --config"]="@files"
     ["config show --config"]="@files"
     ["config show --profile"]="@profiles"
@@ -150,6 +162,7 @@ declare -gA _peercli_places=(
     ["send-file-"]="@ids @files*"
     ["pipe-"]="@ids"
     ["call-"]="@nothing"
+    ["doctor-"]="@ids"
     ["config show-"]="@nothing"
 )
 

@@ -1,7 +1,7 @@
 # Completion of peercli, made from its command tree by `peercli --show-completion`.
 
 $PeercliWords = @{
-    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'server', 'peers', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
+    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'server', 'peers', 'doctor', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
     'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--answer', '--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'connect' = @('--input', '--serialization', '--label', '--metadata', '--unreliable', '--wait', '--keep-open', '-k', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'send-file' = @('--name', '--exclude', '--follow-symlinks', '--limit-rate', '--retry', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
@@ -10,6 +10,7 @@ $PeercliWords = @{
     'call' = @('--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--duration', '--metadata', '--list-devices', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'server' = @('--host', '--port', '--path', '--key', '--expire-timeout', '--alive-timeout', '--concurrent-limit', '--allow-discovery', '--cors', '--tls-cert', '--tls-key', '--proxied', '--auth-secret-file', '--keys-file', '--origin', '--turn', '--turn-secret-file', '--redis', '--share-port', '--drain', '--metrics', '--log-format', '--log-ids', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'peers' = @('--server', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'doctor' = @('--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'demo' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
     'config' = @('path', 'check', 'show', '--help', '-h')
     'config path' = @('--help', '-h')
@@ -41,9 +42,11 @@ $PeercliAsks = @{
     'call --profile' = 'profiles'
     'server --profile' = 'profiles'
     'peers --profile' = 'profiles'
+    'doctor --id' = 'ids'
+    'doctor --profile' = 'profiles'
     'config show --profile' = 'profiles'
 }
-$PeercliTakesId = @('connect', 'send-file', 'pipe')
+$PeercliTakesId = @('connect', 'send-file', 'pipe', 'doctor')
 
 Register-ArgumentCompleter -Native -CommandName peercli -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)

@@ -16,6 +16,7 @@ from peercli.cli.completion import Shell, complete
 from peercli.cli.config import config
 from peercli.cli.connect import connect
 from peercli.cli.demo import demo
+from peercli.cli.doctor import doctor
 from peercli.cli.listen import listen
 from peercli.cli.options import ConfigOption, ProfileOption
 from peercli.cli.peers import peers
@@ -104,7 +105,7 @@ def _configurable(command: Callable[..., None]) -> Callable[..., None]:
     return configured
 
 
-for _command in (listen, connect, send_file, receive_file, pipe, call, server, peers, demo):
+for _command in (listen, connect, send_file, receive_file, pipe, call, server, peers, doctor, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
     *_paragraphs, _example = filter(None, _paragraphs)

@@ -20,7 +20,7 @@ from peercli.protocol import signaling
 from peercli.protocol.messages import MAX_MESSAGE_LENGTH, BrokerMessage
 from peercli.protocol.signaling import Action, Failed, Lost, Opened, Received, Signaling
 
-__all__ = ["BrokerSocket", "Event"]
+__all__ = ["BrokerSocket", "Event", "explain"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class BrokerSocket:
             error = await self._converse(outbox)
         except (OSError, WebSocketException, ValueError, ImportError) as failure:
             # The last two: a host name that cannot be one, and a proxy that the environment asks for in vain.
-            error = self._explain(failure)
+            error = explain(self._broker.url, failure)
         if self._socket is asyncio.current_task():
             self._socket = None
             self._perform(self._signaling.socket_lost(error, self._loop.time()))
@@ -160,37 +160,6 @@ class BrokerSocket:
         except ConnectionClosed:
             pass  # the reader sees it too, and says so
 
-    def _explain(self, failure: Exception) -> PeerError:
-        where = f"the broker {self._broker.url}"
-        match failure:
-            case ssl.SSLCertVerificationError():
-                return SslUnavailable(
-                    f"{where} has no valid certificate: {failure.verify_message}",
-                    hint=_certificate_hint(failure.verify_code),
-                )
-            case ssl.SSLError():
-                return SslUnavailable(
-                    f"{where} does not speak TLS: {failure.reason}",
-                    hint="is it http:// rather than https://?",
-                )
-            case InvalidStatus():
-                return ServerError(
-                    f"{where} answered HTTP {failure.response.status_code}",
-                    hint="is its --path the one in the --server address?",
-                )
-            case WebSocketException():
-                return ServerError(f"{where} is no PeerServer: {failure}")
-            case TimeoutError():
-                return NetworkError(f"{where} does not answer", hint="check the address and the firewall")
-            case gaierror():
-                return NetworkError(
-                    f"{where} cannot be found: {failure.strerror}",
-                    hint="check the host name, and whether this machine has a network and a name server",
-                )
-            case _:
-                reason = getattr(failure, "strerror", None) or str(failure)
-                return NetworkError(f"{where} cannot be reached: {reason}", hint="check the --server address")
-
 
 # Why a certificate is refused (OpenSSL's `X509_V_ERR_…`).
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -207,3 +176,36 @@ def _certificate_hint(code: int) -> str:
     if code in _OTHER_NAMES:
         return "it is for another name than the one in the --server address"
     return "check the host name, the broker's certificate and this machine's clock"
+
+
+def explain(url: str, failure: Exception) -> PeerError:
+    """What a failure on the way to the broker at `url` means."""
+    where = f"the broker {url}"
+    match failure:
+        case ssl.SSLCertVerificationError():
+            return SslUnavailable(
+                f"{where} has no valid certificate: {failure.verify_message}",
+                hint=_certificate_hint(failure.verify_code),
+            )
+        case ssl.SSLError():
+            return SslUnavailable(
+                f"{where} does not speak TLS: {failure.reason}",
+                hint="is it http:// rather than https://?",
+            )
+        case InvalidStatus():
+            return ServerError(
+                f"{where} answered HTTP {failure.response.status_code}",
+                hint="is its --path the one in the --server address?",
+            )
+        case WebSocketException():
+            return ServerError(f"{where} is no PeerServer: {failure}")
+        case TimeoutError():
+            return NetworkError(f"{where} does not answer", hint="check the address and the firewall")
+        case gaierror():
+            return NetworkError(
+                f"{where} cannot be found: {failure.strerror}",
+                hint="check the host name, and whether this machine has a network and a name server",
+            )
+        case _:
+            reason = getattr(failure, "strerror", None) or str(failure)
+            return NetworkError(f"{where} cannot be reached: {reason}", hint="check the --server address")

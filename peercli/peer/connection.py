@@ -14,6 +14,7 @@ from peercli.peer.emitter import Emitter
 from peercli.protocol.auth import Proven
 from peercli.protocol.messages import Answer, Candidate, Expire, Kind, Offer, PeerMessage
 from peercli.rtc.channel import Channel
+from peercli.rtc.ice import PairReport
 from peercli.rtc.link import Link, Route, Trickle
 from peercli.rtc.media import Media
 
@@ -78,6 +79,11 @@ class Connection(Emitter, ABC):
     def fingerprints(self) -> tuple[str, str]:
         """SHA-256 of our certificate and of the far side's, once the connection is open."""
         return self._link.fingerprints
+
+    @property
+    def pairs(self) -> list[PairReport]:
+        """How each pair of addresses, ours and the far side's, has done in the search for a path."""
+        return self._link.pairs
 
     async def opened(self) -> None:
         """Return once the connection is open.

@@ -10,7 +10,7 @@ from peercli.errors import NegotiationFailed
 from peercli.options import IceOptions, IceServer
 from peercli.rtc.ice import Agent, Outcome, ServerReport
 
-__all__ = ["is_symmetric", "no_path", "no_relay", "udp_is_blocked", "why_not"]
+__all__ = ["hint_for", "is_symmetric", "no_path", "no_relay", "udp_is_blocked", "why_not"]
 
 TURN_HINT = "a TURN server helps, on either side: --ice turn:user:password@host"
 TURN_TCP_HINT = "a TURN server over TLS or TCP helps: --ice turns:user:password@host"
@@ -37,6 +37,11 @@ def why_not(report: ServerReport) -> str:
     """What is wrong with a server, as the rest of a sentence."""
     detail = f" ({report.detail})" if report.detail else ""
     return f"{_OUTCOMES[report.outcome]}{detail}"
+
+
+def hint_for(report: ServerReport) -> str:
+    """What can be done about it."""
+    return _HINTS.get(report.outcome, "")
 
 
 def udp_is_blocked(reports: Collection[ServerReport]) -> bool:
@@ -108,7 +113,7 @@ def _cause(
     if "relay" in ours | theirs:
         return "not even through TURN", "does a firewall at the TURN server block its relayed ports?"
     if broken:
-        return f"the TURN server {broken.server} gave no address, {why_not(broken)}", _HINTS[broken.outcome]
+        return f"the TURN server {broken.server} gave no address, {why_not(broken)}", hint_for(broken)
     if udp_is_blocked(reports):
         return "no server answers over UDP, so it seems to be blocked here", TURN_TCP_HINT
     if not servers:

@@ -32,7 +32,17 @@ from aioice.ice import CandidatePair, StunProtocol, TransportPolicy
 
 from peercli.options import IceOptions, IceServer, PortRange
 
-__all__ = ["Address", "Agent", "Outcome", "ServerReport", "gather_from_servers", "host_addresses"]
+__all__ = [
+    "Address",
+    "Agent",
+    "Outcome",
+    "PairReport",
+    "ServerReport",
+    "gather_from_servers",
+    "host_addresses",
+    "resolve",
+    "show_address",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -340,6 +350,11 @@ class Agent(Connection):
         return self._nominated.get(1)
 
     @property
+    def pairs(self) -> list[PairReport]:
+        """How each pair of candidates has done, in the order in which they are preferred."""
+        return [_report(pair, selected=pair is self.selected) for pair in self._check_list]
+
+    @property
     def seen_as(self) -> tuple[str, Address] | None:
         """The local candidate in use as the far side sees it: its type and address (RFC 8445 §7.2.5.3.1)."""
         if (pair := self.selected) is None:
@@ -360,6 +375,42 @@ class Agent(Connection):
             for protocol in self._protocols
             if isinstance(protocol, Port) and protocol.local_candidate.type == "host"
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport:
+    """How the checks of one pair of candidates went: whether packets pass between the two addresses."""
+
+    local: str
+    local_type: str
+    remote: str
+    remote_type: str
+    state: Literal["selected", "works", "failed", "checking", "untried"]
+
+
+_STATES: dict[CandidatePair.State, Literal["works", "failed", "checking", "untried"]] = {
+    CandidatePair.State.SUCCEEDED: "works",
+    CandidatePair.State.FAILED: "failed",
+    CandidatePair.State.IN_PROGRESS: "checking",
+    CandidatePair.State.WAITING: "untried",
+    CandidatePair.State.FROZEN: "untried",
+}
+
+
+def _report(pair: CandidatePair, *, selected: bool) -> PairReport:
+    local, remote = pair.local_candidate, pair.remote_candidate
+    return PairReport(
+        show_address(local.host, local.port),
+        local.type,
+        show_address(remote.host, remote.port),
+        remote.type,
+        "selected" if selected else _STATES[pair.state],
+    )
+
+
+def show_address(host: str, port: int) -> str:
+    """An address and its port, as people write them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _abandon(relay: Any) -> None:
@@ -454,7 +505,7 @@ def _why(error: BaseException) -> tuple[Outcome, str]:
             return "failed", str(error) or type(error).__name__
 
 
-async def _resolve(server: IceServer) -> list[tuple[int, tuple[str, int]]]:
+async def resolve(server: IceServer) -> list[tuple[int, tuple[str, int]]]:
     """The server's addresses as (IP version, (address, port)), one for each version at most."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Any]] = loop.create_future()
@@ -487,7 +538,7 @@ async def _resolve(server: IceServer) -> list[tuple[int, tuple[str, int]]]:
 
 async def _reflexive(agent: Agent, report: ServerReport, found: Callable[[Candidate], None]) -> None:
     """Ask a STUN server how each of our sockets looks from outside (RFC 8445 §5.1.1.2)."""
-    addresses = dict(await _resolve(report.server))
+    addresses = dict(await resolve(report.server))
 
     async def ask(port: Port) -> None:
         base = port.local_candidate
@@ -530,7 +581,7 @@ async def _relayed(agent: Agent, server: IceServer) -> Candidate:
 
     Its addresses are tried in turn, so that a broken IPv6 hurts nobody.
     """
-    *others, last = [address for _, address in await _resolve(server)]
+    *others, last = [address for _, address in await resolve(server)]
     for address in others:
         with contextlib.suppress(OSError, stun.TransactionError):  # of which TimeoutError is one
             async with asyncio.timeout(SERVER_TIMEOUT / (1 + len(others))):

@@ -24,7 +24,7 @@ from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, 
 from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
 from peercli.rtc.diagnosis import no_path, no_relay
-from peercli.rtc.ice import Agent, gather_from_servers
+from peercli.rtc.ice import Agent, PairReport, gather_from_servers, show_address
 from peercli.rtc.media import Media
 from peercli.rtc.peerconnection import PeerConnection
 
@@ -295,13 +295,18 @@ class Link:
         return await asyncio.shield(self._ended)
 
     @property
+    def pairs(self) -> list[PairReport]:
+        """How each pair of candidates has done."""
+        return self._agent.pairs if self._described else []
+
+    @property
     def route(self) -> Route | None:
         """How the packets go, once there is a path."""
         used = self._pc.sctp or self._pc.getTransceivers()
         if not used or (pair := self._agent.selected) is None or not self._agent.seen_as:
             return None
         kind, local = self._agent.seen_as
-        return Route(_address(*local), _address(*pair.remote_addr), kind, pair.remote_candidate.type)
+        return Route(show_address(*local), show_address(*pair.remote_addr), kind, pair.remote_candidate.type)
 
     @property
     def fingerprints(self) -> tuple[str, str]:
@@ -398,7 +403,3 @@ async def _wait(event: asyncio.Event) -> None:
 def _open_ended(sdp: str) -> str:
     """`sdp` without the claim, which aiortc makes, that no more candidates follow those in it."""
     return re.sub(r"^a=end-of-candidates\r?\n?", "", sdp, flags=re.MULTILINE)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 __all__ = [
     "Answered",
@@ -16,6 +16,7 @@ __all__ = [
     "Demonstrated",
     "Devices",
     "Event",
+    "Finding",
     "Interrupted",
     "Listed",
     "Open",
@@ -28,6 +29,7 @@ __all__ = [
     "Resumed",
     "RouteFound",
     "Serving",
+    "Status",
     "Stream",
 ]
 
@@ -245,6 +247,22 @@ class Recorded(Event):
     path: str
     pictures: int
     left_out: int
+
+
+Status = Literal["ok", "info", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Event):
+    """What `doctor` found: `area` is broker, network, server, nat, devices, pair, peer or verdict;
+    `hint` says what can be done, and `data` has the figures."""
+
+    event: ClassVar[str] = "finding"
+    area: str
+    status: Status
+    message: str
+    hint: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 Report = Callable[[Event], Awaitable[None]]

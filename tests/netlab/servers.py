@@ -21,9 +21,9 @@ STUN_PORT = 3478
 USER, PASSWORD, REALM = "lab", "secret", "lab.example"
 
 
-def broker(node: Node, address: str) -> str:
+def broker(node: Node, address: str, *options: str) -> str:
     """Start `peercli server` on one of the node's addresses; its URL."""
-    command = (sys.executable, "-m", "peercli", "server", "--host", address)
+    command = (sys.executable, "-m", "peercli", "server", "--host", address, *options)
     process = node.start(*command)
     assert process.stdout
     said = process.stdout.readline()

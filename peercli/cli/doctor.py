@@ -1,0 +1,82 @@
+"""peercli doctor."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from peercli.cli.console import Console
+from peercli.cli.findings import FindingView
+from peercli.cli.options import (
+    DEFAULT_SERVER,
+    IceOption,
+    IdOption,
+    InterfaceOption,
+    JsonOption,
+    PortRangeOption,
+    QuietOption,
+    RelayOption,
+    SecretFileOption,
+    SecretOption,
+    ServerOption,
+    TimeoutOption,
+    TokenOption,
+    VerboseOption,
+    make_console,
+    make_peer,
+)
+from peercli.cli.run import run
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    peer_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Try to reach this peer, too.", show_default=False),
+    ] = None,
+    server: ServerOption = DEFAULT_SERVER,
+    id: IdOption = None,
+    token: TokenOption = None,
+    ice: IceOption = None,
+    relay: RelayOption = False,
+    secret: SecretOption = None,
+    secret_file: SecretFileOption = None,
+    port_range: PortRangeOption = None,
+    interface: InterfaceOption = None,
+    timeout: TimeoutOption = 30,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Say what works and what does not: broker, STUN, TURN, kind of NAT, devices.
+
+    Every server is asked, and the verdict says in plain words who can be reached from here. With an ID that
+    peer is connected to, and every pair of addresses that was tried is told of. The exit code is 0 when all
+    is well, 3 when no broker works, 6 when a path, or a server named with --ice, cannot be had.
+
+    Example: peercli doctor
+    """
+
+    async def work(console: Console) -> None:
+        peer = make_peer(
+            server=server,
+            id=id,
+            token=token,
+            ice=ice,
+            relay=relay,
+            secret=secret,
+            secret_file=secret_file,
+            port_range=port_range,
+            interface=interface,
+        )
+        from peercli.services.doctor import examine
+
+        view = FindingView(console)
+        async with aclosing(examine(peer, peer_id, timeout=timeout)) as findings:
+            async for finding in findings:
+                await view.report(finding)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -1,0 +1,54 @@
+"""An internet with servers, and hosts behind NATs of every kind; and what can pass between them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+from tests.commands import Command
+from tests.netlab.lab import Lab, Nat, Node
+from tests.netlab.servers import broker, coturn
+
+__all__ = ["World", "event", "goes_direct", "serial"]
+
+FILTERS_PORTS = {Nat.PORT_RESTRICTED, Nat.SYMMETRIC}
+
+
+def goes_direct(here: Nat, there: Nat) -> bool:
+    """Whether UDP can pass between two such homes: where both have a new port for every destination, or
+    one has and the other lets in only ports that it knows, neither learns where to send to."""
+    kinds = {here, there}
+    if Nat.UDP_BLOCKED in kinds:
+        return False
+    return Nat.SYMMETRIC not in kinds or (here, there) not in itertools.product(FILTERS_PORTS, repeat=2)
+
+
+class World:
+    """An internet with a broker and coturn, and hosts behind NATs, made when they are asked for."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._hosts: dict[tuple[Nat, str], Node] = {}
+        self.broker = broker(lab.internet, "198.18.0.1")
+        self.turn = coturn(lab.internet, "198.18.0.1", "198.18.0.2")
+
+    def host(self, nat: Nat, side: str) -> Node:
+        """The host behind such a NAT on one side of a connection."""
+        if (nat, side) not in self._hosts:
+            self._hosts[nat, side] = self.lab.home(f"{nat.value}-{side}", nat).host()
+        return self._hosts[nat, side]
+
+    def options(self, *ice: str) -> list[str]:
+        """What tells a peercli of the broker and of ICE servers."""
+        return ["--server", self.broker, *itertools.chain(*(("--ice", url) for url in ice or ("none",)))]
+
+
+serial = itertools.count()
+
+
+async def event(command: Command, name: str) -> dict[str, Any]:
+    """The next event of this name on its stdout."""
+    while (found := json.loads(await command.line()))["event"] != name:
+        pass
+    return found  # type: ignore[no-any-return]
