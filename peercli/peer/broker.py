@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import ssl
 import time
@@ -207,5 +208,7 @@ def explain(url: str, failure: Exception) -> PeerError:
                 hint="check the host name, and whether this machine has a network and a name server",
             )
         case _:
-            reason = getattr(failure, "strerror", None) or str(failure)
+            # Not `strerror`: asyncio puts the call and the address there.
+            number = getattr(failure, "errno", None)
+            reason = os.strerror(number) if number else str(failure)
             return NetworkError(f"{where} cannot be reached: {reason}", hint="check the --server address")
