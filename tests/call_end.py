@@ -2,9 +2,8 @@
 
 `python -m tests.call_end call|answer URL [OPTIONS]`: a call between the peers `caller` and `callee` of the
 broker at URL. The caller sends a picture that moves and has the time in it; the callee takes it, and prints a
-JSON object a second. Both end with the call, which the caller ends after `--seconds`; the last line has the
-seconds of a processor that it took. With `--stock`, aiortc does it alone, and the descriptions go by stdin
-and stdout.
+JSON object a second. Both end with the call, which the caller ends after `--seconds`. With `--stock`, aiortc
+does it alone, and the descriptions go by stdin and stdout.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,6 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.contrib.media import MediaPlayer, MediaRecorder
 from aiortc.mediastreams import MediaStreamError
 
 from peercli import MediaConnection, MediaStream, Peer
@@ -115,7 +114,7 @@ async def ours(options: argparse.Namespace) -> None:
             call = await peer.call(
                 "callee", to_send(options), video_codec=options.codec, bitrate=options.bitrate, timeout=WITHIN
             )
-            await asyncio.sleep(options.seconds)
+            await send_for(options.seconds, call.local_stream.video)
             await call.close()
         else:
             say({"listening": id})
@@ -132,18 +131,48 @@ async def stock(options: argparse.Namespace) -> None:
     tracks: dict[str, MediaStreamTrack] = {}
     pc.on("track", lambda track: tracks.update({track.kind: track}))
     if options.role == "call":
-        for track in to_send(options).tracks:
+        stream = played(options) if options.player else to_send(options)
+        for track in stream.tracks:
             pc.addTrack(track)
         await pc.setLocalDescription()
         say({"sdp": pc.localDescription.sdp})
         await pc.setRemoteDescription(await described("answer"))
-        await asyncio.sleep(options.seconds)
+        await send_for(options.seconds, stream.video)
     else:
         await pc.setRemoteDescription(await described("offer"))
         await pc.setLocalDescription()
         say({"sdp": pc.localDescription.sdp})
-        await take(MediaStream(tracks["audio"], tracks["video"]), None, width_of(options))
+        stream = MediaStream(tracks["audio"], tracks["video"])
+        if options.record:
+            await record(stream, options.record)
+        else:
+            await take(stream, None, width_of(options))
     await pc.close()
+
+
+def played(options: argparse.Namespace) -> MediaStream:
+    """What aiortc's own player sends."""
+    picture = MediaPlayer(f"testsrc2=size={options.size}:rate=30", format="lavfi")
+    sound = MediaPlayer("sine=frequency=440:sample_rate=48000", format="lavfi")
+    return MediaStream(sound.audio, picture.video)
+
+
+async def record(stream: MediaStream, path: str) -> None:
+    """Let aiortc's own recorder take the picture until it ends; beside a sound, it would leave it out."""
+    assert stream.audio is not None
+    assert stream.video is not None
+    recorder = MediaRecorder(path)
+    recorder.addTrack(stream.video)
+    await recorder.start()
+    await listen(stream.audio)
+    await recorder.stop()
+
+
+async def send_for(seconds: float, track: MediaStreamTrack | None) -> None:
+    """Let a track be sent for so long, and print how many frames a second it gave."""
+    await asyncio.sleep(seconds)
+    if isinstance(track, Stamped):
+        say({"sent": track.rate})
 
 
 async def described(kind: str) -> RTCSessionDescription:
@@ -161,10 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--codec", choices=("vp8", "h264"))
     parser.add_argument("--bitrate", type=int)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--player", action="store_true", help="with --stock: send by aiortc's own player")
+    parser.add_argument("--record", metavar="FILE", help="with --stock: take by aiortc's own recorder")
     options = parser.parse_args(arguments)
     asyncio.run(stock(options) if options.stock else ours(options))
-    times = os.times()
-    say({"processor": times.user + times.system})
 
 
 if __name__ == "__main__":

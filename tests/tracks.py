@@ -44,6 +44,7 @@ class _Paced(MediaStreamTrack):
         self._graph = av.filter.Graph()
         self._graph.link_nodes(*(self._graph.add(*each) for each in chain)).configure()
         self._start: float | None = None
+        self._given = 0
 
     async def recv(self) -> Any:
         """The next frame, in time; one that is late comes at once."""
@@ -54,7 +55,15 @@ class _Paced(MediaStreamTrack):
         if self._start is None:
             self._start = now
         await asyncio.sleep(self._start + float(frame.pts * frame.time_base) - now)
+        self._given += 1
         return frame
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, so far."""
+        if self._start is None:
+            return 0.0
+        return self._given / (asyncio.get_running_loop().time() - self._start)
 
 
 class Moving(_Paced):

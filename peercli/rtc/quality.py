@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import fractions
 import math
-import os
 import queue
 import re
 import time
@@ -23,11 +22,12 @@ from functools import partial
 from typing import Any
 
 import av
-from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
-from aiortc.codecs import get_encoder, is_rtx
-from aiortc.codecs.h264 import H264Encoder
+from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, rtcrtpreceiver
+from aiortc.codecs import get_decoder, get_encoder, is_rtx
+from aiortc.codecs.base import Decoder
+from aiortc.codecs.h264 import H264Decoder, H264Encoder
 from aiortc.codecs.opus import SAMPLE_RATE, SAMPLES_PER_FRAME, OpusEncoder
-from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
@@ -48,6 +48,7 @@ from av.frame import Frame
 from av.video.frame import PictureType
 
 from peercli.rtc.jitter import FrameBuffer, Missing
+from peercli.rtc.private import needs
 
 __all__ = ["Bitrate", "Flow", "Receiver", "Sender", "prefer_codec", "with_opus_parameters"]
 
@@ -56,6 +57,7 @@ START_BITRATE = 2_000_000  # bit/s of video before anything is known of the path
 BITS_PER_PIXEL = 0.1  # of video, where no limit is given: 2.8 Mbit/s for 1280x720 at 30 frames a second
 FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
 MAX_HALVINGS = 2
+THREADS = 1  # of a codec: libvpx's wait for each other by spinning, on a busy machine a hundred times as long
 ASSUMED_RATE = 30  # frames a second, for the limit
 LITTLE_LOSS, MUCH_LOSS = (
     0.02,
@@ -81,43 +83,35 @@ RESEND_WAIT = 0.05  # s within which no packet is sent again twice, while the ro
 MAX_RESENT = 0.5  # of the bitrate, for packets that are sent again
 RATE_WINDOW = 2.0  # s over which rates are measured
 
-for _owner, _names in (
-    (
-        RTCRtpSender,
-        (
-            "_RTCRtpSender__rtp_history",
-            "_RTCRtpSender__rtt",
-            "_handle_rtcp_packet",
-            "_next_encoded_frame",
-            "_retransmit",
-            "_send_keyframe",
-            "_ssrc",
-        ),
-    ),
-    (
-        RTCRtpReceiver,
-        (
-            "_RTCRtpReceiver__decoder_queue",
-            "_RTCRtpReceiver__jitter_buffer",
-            "_RTCRtpReceiver__kind",
-            "_RTCRtpReceiver__nack_generator",
-            "_RTCRtpReceiver__timestamp_mapper",
-            "_RTCRtpReceiver__remote_streams",
-            "_handle_rtcp_packet",
-            "_handle_rtp_packet",
-            "_send_rtcp_nack",
-            "_send_rtcp_pli",
-            "_track",
-        ),
-    ),
-    (RemoteStreamTrack, ("_queue",)),
-    (Vp8Encoder, ("_packetize", "picture_id")),
-    (H264Encoder, ("_packetize", "_split_bitstream")),
-    (OpusEncoder, ("codec", "resampler")),
-):
-    for _name in _names:
-        if not hasattr(_owner, _name) and _name not in _owner.__init__.__code__.co_names:
-            raise ImportError(f"{_owner} has changed: {_name} is gone, and peercli.rtc.quality relies on it")
+needs(
+    RTCRtpSender,
+    "_RTCRtpSender__rtp_history",
+    "_RTCRtpSender__rtt",
+    "_handle_rtcp_packet",
+    "_next_encoded_frame",
+    "_retransmit",
+    "_send_keyframe",
+    "_ssrc",
+)
+needs(
+    RTCRtpReceiver,
+    "_RTCRtpReceiver__decoder_queue",
+    "_RTCRtpReceiver__jitter_buffer",
+    "_RTCRtpReceiver__kind",
+    "_RTCRtpReceiver__nack_generator",
+    "_RTCRtpReceiver__remote_streams",
+    "_RTCRtpReceiver__timestamp_mapper",
+    "_handle_rtcp_packet",
+    "_handle_rtp_packet",
+    "_send_rtcp_nack",
+    "_send_rtcp_pli",
+    "_track",
+)
+needs(RemoteStreamTrack, "_queue")
+needs(rtcrtpreceiver, "get_decoder")
+needs(Vp8Encoder, "_packetize", "picture_id")
+needs(H264Encoder, "_packetize", "_split_bitstream")
+needs(OpusEncoder, "codec")
 
 
 # What is said of it ---------------------------------------------------------------------------
@@ -281,8 +275,7 @@ class _Vp8(_PictureEncoder):
             "lag-in-frames": "0",
             "minrate": str(bitrate),  # these two make it CBR, …
             "maxrate": str(bitrate),
-            "bufsize": str(bitrate),  # … with a second's buffer, …
-            "drop-threshold": "30",  # … which rather drops a picture than runs dry
+            "bufsize": str(bitrate),  # … with a second's buffer
             "undershoot-pct": "100",
             "overshoot-pct": "15",
             "static-thresh": "1",
@@ -333,7 +326,7 @@ def _context(name: str, width: int, height: int, bitrate: int) -> av.VideoCodecC
     codec.bit_rate = bitrate
     codec.time_base = VIDEO_TIME_BASE
     codec.framerate = fractions.Fraction(ASSUMED_RATE)
-    codec.thread_count = min(os.cpu_count() or 1, 2) if width * height > 640 * 480 else 1
+    codec.thread_count = THREADS
     return codec
 
 
@@ -367,6 +360,17 @@ def _make_encoder(codec: RTCRtpCodecParameters) -> _Encoder:
             return _H264()
         case _:
             return _Sound(codec)
+
+
+def _get_decoder(codec: RTCRtpCodecParameters) -> Decoder:
+    decoder = get_decoder(codec)
+    if isinstance(decoder, Vp8Decoder | H264Decoder):
+        decoder.codec.thread_count = THREADS  # more would also delay each picture of H.264 by one
+    return decoder
+
+
+# The only way to the decoders: aiortc's thread makes them.
+rtcrtpreceiver.get_decoder = _get_decoder  # type: ignore[attr-defined]
 
 
 class _Age:
