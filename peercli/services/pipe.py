@@ -34,6 +34,7 @@ __all__ = ["PIPE", "Pipe"]
 PIPE: dict[str, Any] = {"label": "pipe", "metadata": METADATA, "serialization": "raw", "reliable": True}
 """How a connection for a pipe is opened, in the words of `Peer.connect`."""
 
+WRITE = 1 << 20  # bytes given to the sink at once, if they are there: it has a thread to wake each time
 ABORT_TIMEOUT = 1.0  # s to tell the peer that we give up
 
 
@@ -249,11 +250,13 @@ class Pipe:
                 raise ConnectionLost(f"the peer gave up: {reason}")
 
     async def _write(self) -> None:
-        while (data := await self._arrivals.get()) is not None:
+        while arrived := await self._arrived():
+            data = b"".join(arrived)
             if self._sink is not None:
                 await self._sink.write(data)
             await self._acknowledge(self._in.take(len(data)))
-            self._arrivals.task_done()
+            for _ in arrived:
+                self._arrivals.task_done()
         if self._sink is not None:
             await self._sink.close()
         if self._sink_over is not None:
@@ -262,6 +265,21 @@ class Pipe:
         self._arrivals.task_done()
         if self._on_peer_end is not None:
             self._on_peer_end()
+
+    async def _arrived(self) -> list[bytes]:
+        """What has arrived, as much as one write should take; nothing after the end."""
+        arrived: list[bytes] = []
+        size = 0
+        while not arrived or (size < WRITE and not self._arrivals.empty()):
+            data = await self._arrivals.get()
+            if data is None:
+                if arrived:
+                    self._arrivals.put_nowait(None)  # for the next time
+                    self._arrivals.task_done()
+                break
+            arrived.append(data)
+            size += len(data)
+        return arrived
 
     async def _heed_sink(self) -> None:
         if self._sink_over is None:

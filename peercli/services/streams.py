@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import queue
 import select
@@ -19,7 +20,7 @@ from peercli.errors import StorageFailed, UsageError
 
 __all__ = ["FdSink", "FdSource", "Sink", "Source", "lines"]
 
-CHUNK = 1 << 18  # bytes read at once
+CHUNK = 1 << 20  # bytes read at once: each time costs two changes of threads
 MAX_LINE = 64 << 20  # bytes of a line that is one message
 
 
@@ -104,6 +105,12 @@ def _settle(future: asyncio.Future[bytes], result: bytes | BaseException) -> Non
         future.set_exception(result)
 
 
+def _widen(fd: int) -> None:
+    """Let a pipe hold a whole CHUNK, where that can be had: 64 KiB are the usual, and make for many turns."""
+    with contextlib.suppress(AttributeError, OSError):  # not Linux; no pipe, or no more may be had
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+
+
 class FdSource:
     """Reads a file descriptor: a file, a pipe, a terminal, a socket, /dev/null."""
 
@@ -126,6 +133,7 @@ class FdSource:
             UsageError: the descriptor cannot be read.
         """
         if self._worker is None:
+            _widen(self._fd)
             self._worker = _Worker(f"read-{self._fd}")
             self._wake = os.pipe()
         if self._pending is None:
@@ -216,6 +224,7 @@ class FdSink:
 
     async def _call(self, function: Callable[[], bytes]) -> None:
         if self._worker is None:
+            _widen(self._fd)
             self._worker = _Worker(f"write-{self._fd}")
         try:
             await self._worker.call(function)
