@@ -17,13 +17,16 @@ from peercli.cli.config import config
 from peercli.cli.connect import connect
 from peercli.cli.demo import demo
 from peercli.cli.doctor import doctor
+from peercli.cli.id import id_group
 from peercli.cli.listen import listen
 from peercli.cli.options import ConfigOption, ProfileOption
+from peercli.cli.pair import pair
 from peercli.cli.peers import peers
 from peercli.cli.pipe import pipe
 from peercli.cli.receive_file import receive_file
 from peercli.cli.send_file import send_file
 from peercli.cli.server import server
+from peercli.cli.trust import trusting
 
 __all__ = ["app"]
 
@@ -105,7 +108,7 @@ def _configurable(command: Callable[..., None]) -> Callable[..., None]:
     return configured
 
 
-for _command in (listen, connect, send_file, receive_file, pipe, call, server, peers, doctor, demo):
+for _command in (listen, connect, send_file, receive_file, pipe, call, pair, server, peers, doctor, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
     *_paragraphs, _example = filter(None, _paragraphs)
@@ -115,6 +118,7 @@ for _command in (listen, connect, send_file, receive_file, pipe, call, server, p
         help="\n\n".join(_paragraphs),
         epilog=_example,
     )
-    _named(_command if _command is demo else _configurable(_command))
+    _named(_command if _command is demo else _configurable(trusting(_command)))
+app.add_typer(id_group, name="id")
 app.add_typer(config, name="config")
 app.command("complete", hidden=True)(complete)

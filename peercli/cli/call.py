@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -33,8 +34,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -45,6 +44,7 @@ from peercli.cli.options import (
     parse_metadata,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
 
 __all__ = ["call"]
 
@@ -91,8 +91,8 @@ def call(
     relay: RelayOption = False,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
+    allow: AllowOption = None,
+    trust: Trust = NO_TRUST,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -127,7 +127,8 @@ def call(
             default=("camera", "mic"),
         )
         known_metadata = parse_metadata(metadata)
-        peer = make_peer(
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
@@ -135,15 +136,17 @@ def call(
             relay=relay,
             port_range=port_range,
             interface=interface,
-            secret=secret,
-            secret_file=secret_file,
             take_calls=peer_id is None,
             max_connections=1,
         )
         async with studio_for(console, options, answers_many=False) as studio:
             if peer_id is None:
+                admission = make_admission(allow)
+                make = partial(make, admit=admission and admission.admits)
+                peer = await trust.wait(console, make, admission, type_there="call CODE")
                 await take_a_call(peer, studio, ask_to_answer, duration=duration)
             else:
-                await ring(peer, peer_id, studio, metadata=known_metadata, timeout=timeout, duration=duration)
+                peer, far_id = trust.reach(console, peer_id, make)
+                await ring(peer, far_id, studio, metadata=known_metadata, timeout=timeout, duration=duration)
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=record == "-"))

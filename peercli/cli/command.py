@@ -63,8 +63,9 @@ class Configured(Command):
             if refused := _refused(error, ctx, settings):
                 raise refused from None
             raise
+        contacts = _without_keys(config.contacts) if config.contacts else {}
         for name in NAMES & ctx.params.keys():
-            ctx.params[name] = _resolve(ctx.params[name], config.contacts)
+            ctx.params[name] = _resolve(ctx.params[name], contacts)
         return rest
 
 
@@ -118,7 +119,16 @@ def _refused(error: Exception, ctx: Any, settings: dict[str, Setting]) -> UsageE
     return UsageError(f"{place}: {_long(parameter)[0]}: {message}")
 
 
+def _without_keys(contacts: Any) -> dict[str, str]:
+    """The contacts that are mere ids: one whose key is remembered is not to be found by less."""
+    from peercli.services.keyring import Keyring
+
+    remembered = Keyring().known()
+    return {name: id for name, id in contacts.items() if name not in remembered}
+
+
 def _resolve(value: Any, contacts: Any) -> Any:
     if isinstance(value, list):
         return [_resolve(each, contacts) for each in value]
-    return contacts.get(value, value)
+    name, colon, rest = value.partition(":") if isinstance(value, str) else (value, "", "")
+    return f"{contacts[name]}{colon}{rest}" if name in contacts else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,8 +19,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -30,6 +29,7 @@ from peercli.cli.options import (
     parse_metadata,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, Trust
 
 __all__ = ["connect"]
 
@@ -86,10 +86,9 @@ def connect(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    trust: Trust = NO_TRUST,
     timeout: TimeoutOption = 30,
     no_reconnect: NoReconnectOption = False,
     json: JsonOption = False,
@@ -110,7 +109,8 @@ def connect(
         from peercli.services.dial import joined
 
         known_metadata = parse_metadata(metadata)
-        peer = make_peer(
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
@@ -118,13 +118,12 @@ def connect(
             relay=relay,
             port_range=port_range,
             interface=interface,
-            secret=secret,
-            secret_file=secret_file,
         )
+        peer, far_id = trust.reach(console, peer_id, make)
         async with (
             joined(
                 peer,
-                peer_id,
+                far_id,
                 console.report,
                 timeout=timeout,
                 reconnect=not no_reconnect,

@@ -17,20 +17,24 @@ from peercli.errors import PeerError
 from peercli.protocol.jsontext import to_json
 from peercli.services.events import (
     Close,
+    Coded,
     Connection,
     Data,
     Demonstrated,
     Event,
     Interrupted,
+    Key,
     Open,
     Progress,
     Reconnecting,
     Redialling,
     Refused,
+    Remembered,
     Resumed,
     RouteFound,
     Serving,
     Stream,
+    Verify,
 )
 from peercli.services.streams import FdSink, Sink
 
@@ -122,6 +126,8 @@ class Console:
             await self._report_json({"event": event.event} | _members(event))
         elif isinstance(event, Data):
             await self.write_line(_as_text(event.data))
+        elif isinstance(event, Key):
+            await self.write_line(f"{event.name or 'this peer'} {event.fingerprint} {event.id}")
         else:
             self._explain(event)
 
@@ -187,6 +193,13 @@ class Console:
                     self.status(f"    {command}")
             case Reconnecting(attempt, delay):
                 self.status(f"The broker is away; attempt {attempt} to come back in {delay:.1f} s")
+            case Coded(_, command):
+                self.status("At the other end, type:")
+                self.status(f"    {command}")
+            case Verify(_, words):
+                self.status(f"Compare with the other side: {words}")
+            case Remembered(_, name, key, changed):
+                self.status(f"Remembered as {name}: {key}{', instead of another key' * changed}")
             case Refused(peer, _, message):
                 self.status(f"Refused {peer}: {message}")
             case Interrupted(peer, _, message, patience):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,8 +19,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -28,6 +27,7 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, Trust
 
 __all__ = ["doctor"]
 
@@ -42,10 +42,9 @@ def doctor(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    trust: Trust = NO_TRUST,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -61,21 +60,24 @@ def doctor(
     """
 
     async def work(console: Console) -> None:
-        peer = make_peer(
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
             ice=ice,
             relay=relay,
-            secret=secret,
-            secret_file=secret_file,
             port_range=port_range,
             interface=interface,
         )
+        if peer_id is None:
+            peer, far_id = make(), None
+        else:
+            peer, far_id = trust.reach(console, peer_id, make)
         from peercli.services.doctor import examine
 
         view = FindingView(console)
-        async with aclosing(examine(peer, peer_id, timeout=timeout)) as findings:
+        async with aclosing(examine(peer, far_id, timeout=timeout)) as findings:
             async for finding in findings:
                 await view.report(finding)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -33,8 +34,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TokenOption,
     VerboseOption,
@@ -43,6 +42,7 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 __all__ = ["listen"]
@@ -60,12 +60,7 @@ def listen(
             show_default=False,
         ),
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow", metavar="ID", help="Let in only this peer; repeat for more.", show_default=False
-        ),
-    ] = None,
+    allow: AllowOption = None,
     allow_anyone: Annotated[
         bool, typer.Option("--allow-anyone", help="Let everybody who knows the id run the --exec command.")
     ] = False,
@@ -107,11 +102,10 @@ def listen(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
     no_reconnect: NoReconnectOption = False,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -126,7 +120,7 @@ def listen(
     """
 
     async def work(console: Console) -> None:
-        if exec_command is not None and not (allow or secret or secret_file or allow_anyone):
+        if exec_command is not None and not (allow or trust.asks or allow_anyone):
             raise UsageError(
                 "--exec would let anybody who knows the id run the command",
                 hint="name who may with --allow ID, set a --secret, or say --allow-anyone",
@@ -136,6 +130,7 @@ def listen(
         from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
 
+        admission = make_admission(allow)
         options = media_options(
             file=file,
             video=video,
@@ -159,19 +154,18 @@ def listen(
                 output=None if json else console.stdout,
                 echo=echo,
                 command=exec_command,
-                once=once,
-                allow=allow or None,
+                once=once or trust.code,
+                admission=admission,
                 inbox=inbox,
                 studio=await stack.enter_async_context(studio_for(console, options)) if answer else None,
             )
-            peer = make_peer(
+            make = partial(
+                make_peer,
                 server=server,
                 id=id,
                 token=token,
                 ice=ice,
                 relay=relay,
-                secret=secret,
-                secret_file=secret_file,
                 port_range=port_range,
                 interface=interface,
                 admit=listener.admit,
@@ -179,6 +173,7 @@ def listen(
                 max_connections=1 if once else max_peers,
                 lasting=not no_reconnect,
             )
+            peer = await trust.wait(console, make, admission, type_there="connect CODE")
             await listener.run(await stack.enter_async_context(peer))
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose))

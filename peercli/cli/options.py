@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +21,7 @@ from peercli.options import (
 
 if TYPE_CHECKING:
     from peercli.peer.peer import Peer
+    from peercli.protocol.auth import Credentials
     from peercli.protocol.messages import Offer
 
 __all__ = [
@@ -37,8 +36,6 @@ __all__ = [
     "ProfileOption",
     "QuietOption",
     "RelayOption",
-    "SecretFileOption",
-    "SecretOption",
     "ServerOption",
     "TimeoutOption",
     "TokenOption",
@@ -48,12 +45,10 @@ __all__ = [
     "make_console",
     "make_ice_servers",
     "make_peer",
-    "make_secret",
     "parse_metadata",
 ]
 
 _NETWORK = "Network"
-_TRUST = "Trust"
 _OUTPUT = "Output"
 _CONFIG = "Configuration"
 
@@ -112,28 +107,6 @@ IceOption = Annotated[
 ]
 RelayOption = Annotated[
     bool, typer.Option("--relay", help="Connect only through TURN.", rich_help_panel=_NETWORK)
-]
-SecretOption = Annotated[
-    str | None,
-    typer.Option(
-        "--secret",
-        envvar="PEERCLI_SECRET",
-        metavar="TEXT",
-        help="Both sides must prove to know it before anything passes; - asks for it.",
-        show_default=False,
-        show_envvar=True,
-        rich_help_panel=_TRUST,
-    ),
-]
-SecretFileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--secret-file",
-        metavar="FILE",
-        help="The secret is the first line of this.",
-        show_default=False,
-        rich_help_panel=_TRUST,
-    ),
 ]
 PortRangeOption = Annotated[
     str | None,
@@ -243,10 +216,10 @@ def make_peer(
     token: str | None,
     ice: list[str] | None,
     relay: bool,
-    secret: str | None = None,
-    secret_file: str | None = None,
     port_range: str | None,
     interface: list[str] | None,
+    home: str | None = None,
+    credentials: Credentials | None = None,
     admit: Callable[[Offer], bool] | None = None,
     take_calls: bool = False,
     max_connections: int | None = None,
@@ -254,21 +227,23 @@ def make_peer(
 ) -> Peer:
     """The peer that the shared options describe.
 
+    Args:
+        home: who to be, unless `id` says so.
+
     Raises:
         UsageError, InvalidID: one of them cannot be used.
     """
     brokers, ice_servers = make_brokers(server), make_ice_servers(ice)
     ports = parse_port_range(port_range) if port_range else None
-    secret = make_secret(secret, secret_file)
     from peercli.peer.peer import MAX_CONNECTIONS, Peer  # a WebRTC stack: only once the options are good
 
     return Peer(
-        id,
+        id or home,
         server=brokers,
         token=token,
         ice_servers=ice_servers,
         relay=relay,
-        secret=secret,
+        credentials=credentials,
         port_range=ports,
         interfaces=interface or (),
         admit=admit,
@@ -276,25 +251,6 @@ def make_peer(
         max_connections=max_connections or MAX_CONNECTIONS,
         lasting=lasting,
     )
-
-
-def make_secret(secret: str | None, secret_file: str | None) -> str | None:
-    """The secret that `--secret`, its environment variable or `--secret-file` gives; raises UsageError."""
-    if secret_file is not None:
-        if secret is not None and secret != os.environ.get("PEERCLI_SECRET"):
-            raise UsageError("--secret and --secret-file say the same thing twice")
-        try:
-            with open(secret_file, encoding="utf-8") as file:
-                secret = file.readline().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the secret cannot be read: {error}") from None
-    elif secret == "-":
-        if not os.isatty(2):
-            raise UsageError("there is no terminal to ask for the secret", hint="use --secret-file")
-        secret = getpass.getpass("Secret: ")
-    if secret == "":
-        raise UsageError("the secret is empty")
-    return secret
 
 
 def parse_metadata(text: str | None) -> Any:

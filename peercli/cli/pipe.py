@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +19,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -28,7 +27,11 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
 from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.protocol.messages import Offer
 
 __all__ = ["pipe"]
 
@@ -48,10 +51,10 @@ def pipe(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    allow: AllowOption = None,
+    trust: Trust = NO_TRUST,
     timeout: TimeoutOption = 30,
     no_reconnect: NoReconnectOption = False,
     json: JsonOption = False,
@@ -76,25 +79,31 @@ def pipe(
         from peercli.services.streams import FdSource
 
         sessions = Sessions(console.report)
-        peer = make_peer(
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
             ice=ice,
             relay=relay,
-            secret=secret,
-            secret_file=secret_file,
             port_range=port_range,
             interface=interface,
-            admit=sessions.admit,
             max_connections=1,
             lasting=not no_reconnect,
         )
-        meeting = (
-            called(peer, sessions, console.report)
-            if peer_id is None
-            else joined(peer, peer_id, console.report, timeout=timeout, reconnect=not no_reconnect, **PIPE)
-        )
+        if peer_id is None:
+            admission = make_admission(allow)
+
+            def admit(offer: Offer) -> bool:
+                return (admission is None or admission.admits(offer)) and sessions.admit(offer)
+
+            peer = await trust.wait(console, partial(make, admit=admit), admission, type_there="pipe CODE")
+            meeting = called(peer, sessions, console.report)
+        else:
+            peer, far_id = trust.reach(console, peer_id, make)
+            meeting = joined(
+                peer, far_id, console.report, timeout=timeout, reconnect=not no_reconnect, **PIPE
+            )
         async with meeting as connection, FdSource(0) as stdin:
             await announce(connection, console.report)
             carrying = Pipe(

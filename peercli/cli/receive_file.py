@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,16 +18,19 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
+    TimeoutOption,
     TokenOption,
     VerboseOption,
     make_console,
     make_peer,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, AllowOption, Trust, complete_code, make_admission
 from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.protocol.messages import Offer
 
 __all__ = ["OnConflict", "receive_file"]
 
@@ -42,6 +46,15 @@ class OnConflict(StrEnum):
 
 
 def receive_file(
+    told: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CODE",
+            help="What the sender was told; without it, wait for one.",
+            show_default=False,
+            autocompletion=complete_code,
+        ),
+    ] = None,
     save_dir: Annotated[
         str | None,
         typer.Option("--save-dir", metavar="DIR", help="Where to, without asking.", show_default="."),
@@ -66,10 +79,11 @@ def receive_file(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    timeout: TimeoutOption = 30,
+    allow: AllowOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -78,11 +92,12 @@ def receive_file(
 
     Nothing is written outside the folder, and nothing stands under its name before it is checked.
 
-    Example: peercli receive-file --save-dir inbox
+    Example: peercli receive-file 417-bagpipe-zucchini
     """
 
     async def work(console: Console) -> None:
         from peercli.cli.transfers import inbox_for, parse_size, transfer_view
+        from peercli.services.files.meeting import fetch_files
         from peercli.services.files.outlet import Outlet, single_file
         from peercli.services.files.receiving import is_file_offer, receive_files
 
@@ -90,17 +105,15 @@ def receive_file(
             raise UsageError("-o takes one file, to one place: without --save-dir and --keep-open")
         place = Outlet(1) if output == "-" else output and single_file(output, on_conflict=on_conflict.value)
         limit = parse_size(max_size, "--max-size")
-        peer = make_peer(
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
             ice=ice,
             relay=relay,
-            secret=secret,
-            secret_file=secret_file,
             port_range=port_range,
             interface=interface,
-            admit=is_file_offer,
         )
         with transfer_view(console, "Receiving") as view:
             inbox = inbox_for(
@@ -115,7 +128,18 @@ def receive_file(
             if inbox is None:
                 raise UsageError("nobody can be asked here", hint="agree beforehand: -y, or --save-dir DIR")
             try:
-                await receive_files(peer, inbox, keep_open=keep_open)
+                if told is not None:
+                    peer, far_id = trust.reach(console, told, make)
+                    await fetch_files(peer, far_id, inbox, timeout=timeout)
+                else:
+                    admission = make_admission(allow)
+
+                    def admit(offer: Offer) -> bool:
+                        return is_file_offer(offer) and (admission is None or admission.admits(offer))
+
+                    make = partial(make, admit=admit)
+                    peer = await trust.wait(console, make, admission, type_there="send-file CODE PATH...")
+                    await receive_files(peer, inbox, keep_open=keep_open)
             finally:
                 await inbox.close()
 

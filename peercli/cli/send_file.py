@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,8 +18,6 @@ from peercli.cli.options import (
     PortRangeOption,
     QuietOption,
     RelayOption,
-    SecretFileOption,
-    SecretOption,
     ServerOption,
     TimeoutOption,
     TokenOption,
@@ -28,16 +27,24 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
+from peercli.cli.trust import NO_TRUST, Trust
 
 __all__ = ["send_file"]
 
 
 def send_file(
-    peer_id: Annotated[str, typer.Argument(metavar="ID", help="Who shall get them.", show_default=False)],
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH...", help="Files and folders; - is stdin.", show_default=False),
+    peer_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ID]",
+            help="Who shall get them, or a code. Without it (one PATH, or --code) a code is made.",
+            show_default=False,
+        ),
     ],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Files and folders; - is stdin.", show_default=False),
+    ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call stdin.")] = "stdin",
     exclude: Annotated[
         list[str] | None,
@@ -71,10 +78,9 @@ def send_file(
     token: TokenOption = None,
     ice: IceOption = None,
     relay: RelayOption = False,
-    secret: SecretOption = None,
-    secret_file: SecretFileOption = None,
     port_range: PortRangeOption = None,
     interface: InterfaceOption = None,
+    trust: Trust = NO_TRUST,
     timeout: TimeoutOption = 30,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -85,16 +91,22 @@ def send_file(
     What was interrupted goes on where it stopped: by itself after a lost connection, and when the same
     command is run again.
 
-    Example: peercli send-file my-server-7 report.pdf photos
+    Example: peercli send-file report.pdf
     """
 
     async def work(console: Console) -> None:
         from peercli.cli.transfers import parse_size, transfer_view
+        from peercli.services.files.meeting import hand_over_files
         from peercli.services.files.outgoing import select_files
+        from peercli.services.files.receiving import is_file_offer
         from peercli.services.files.sending import Sending, send_files
 
         rate = parse_size(limit_rate, "--limit-rate")
-        peer = make_peer(
+        # An id is one only where something follows it, so that neither can be taken for the other.
+        far_id = peer_id if paths and not trust.code else None
+        files = [*([] if far_id else [peer_id]), *(paths or ())]
+        make = partial(
+            make_peer,
             server=server,
             id=id,
             token=token,
@@ -102,14 +114,19 @@ def send_file(
             relay=relay,
             port_range=port_range,
             interface=interface,
-            secret=secret,
-            secret_file=secret_file,
         )
-        selection = select_files(paths, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
+        selection = select_files(files, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
         with (
             transfer_view(console, "Sending") as view,
             closing(Sending(selection, view.report, limit_rate=rate)) as sending,
         ):
-            await send_files(peer, peer_id, sending, timeout=timeout, retries=retry)
+            if far_id is None:
+                peer = await trust.wait_with_code(
+                    console, partial(make, admit=is_file_offer), type_there="receive-file CODE"
+                )
+                await hand_over_files(peer, sending)
+            else:
+                peer, reached = trust.reach(console, far_id, make)
+                await send_files(peer, reached, sending, timeout=timeout, retries=retry)
 
     run(work, make_console(json=json, quiet=quiet, verbose=verbose))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -70,7 +71,9 @@ class Gate:
             *(offer.serialization, offer.reliable),
         )
         conversation = auth.call(self.credentials, session, label=offer.label, metadata=offer.metadata)
-        return await _Exchange(link, channel, offer.peer).hold(conversation)
+        proven = await _Exchange(link, channel, offer.peer).hold(conversation)
+        self._renew(proven)
+        return proven
 
     async def answer(self, link: Link, channel: Channel, offer: Offer) -> Proven:
         """Pass the far side's gate, and let it pass ours; the connection was offered to us.
@@ -93,13 +96,22 @@ class Gate:
             if not self.attempts.begin(now, offer.peer, address):
                 message = f"{offer.peer} has failed too often, and has to wait"
                 await exchange.refuse(AuthenticationFailed(message, reason="busy"))
-            proven = await exchange.hold(auth.answer(self.credentials, session))
+            conversation = auth.answer(self.credentials, session)
+            self._renew(None)
+            proven = await exchange.hold(conversation)
+            self._renew(proven)
             self.attempts.succeed(now, offer.peer, address)
         whole = replace(offer, label=proven.label, metadata=proven.metadata, known_as=proven.name)
         if not self._admit(whole):
             await exchange.refuse(Declined("the connection was declined"))
         await exchange.send(proven.verdict)
         return proven
+
+    def _renew(self, proven: Proven | None) -> None:
+        """A secret that is good once has been used: by those who proved it, or by a guesser."""
+        if self.credentials.once:
+            secret = proven.derive("again") if proven else secrets.token_bytes()
+            self.credentials = replace(self.credentials, secret=secret.hex())
 
 
 class _Exchange:

@@ -78,8 +78,9 @@ class Peer(Emitter):
             await conn.send("hello")
 
     Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
-    (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds) and `refused` (the
-    id of a peer that did not prove what it had to, AuthenticationFailed).
+    (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds), `authenticated`
+    (a connection that is about to open, Proven) and `refused` (the id of a peer that did not prove what it
+    had to, AuthenticationFailed).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -557,6 +558,7 @@ class Peer(Emitter):
         return self._gate if (self.credentials.calling if outgoing else offer.auth) else None
 
     def _take(self, connection: DataConnection | MediaConnection) -> None:
+        connection.once("authenticated", lambda proven: self.emit("authenticated", connection, proven))
         self._connections[connection.connection_id] = connection
         self._spawn(self._attend(connection))
 

@@ -95,6 +95,7 @@ class Credentials:
         known: public keys by name; a far side that has one of them is recognised.
         strict: the far side must be recognised.
         introduce: tell the far side our public key, once both have proved themselves.
+        once: the secret is good for one attempt; then one takes its place that only those two know.
     """
 
     secret: str | None = field(default=None, repr=False)
@@ -102,6 +103,7 @@ class Credentials:
     known: Mapping[str, bytes] = field(default_factory=dict)
     strict: bool = False
     introduce: bool = False
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.secret == "":

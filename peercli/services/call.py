@@ -297,7 +297,7 @@ async def take_a_call(peer: Peer, studio: Studio, consent: Consent, *, duration:
     Raises as `Peer.start`, `Peer.accept_call` and `Studio.carry` do.
     """
     async with peer:
-        telling = asyncio.create_task(tell(peer, studio.report))
+        telling = asyncio.create_task(tell(peer, studio.report, once=True))
         carrying = asyncio.create_task(_take_one(peer, studio, consent, duration))
         try:
             done, _ = await asyncio.wait({telling, carrying}, return_when=asyncio.FIRST_COMPLETED)

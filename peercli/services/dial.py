@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
-from peercli.errors import AuthenticationFailed, PeerError, TimedOut
+from peercli.errors import AuthenticationFailed, PeerError, TimedOut, UnavailableID
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
+from peercli.protocol.codes import make_code, meeting_id
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
-__all__ = ["called", "dialled", "joined", "tell", "within"]
+__all__ = ["called", "coded", "dialled", "first_of", "joined", "tell", "within"]
+
+CODE_NUMBERS = (999, 99_999, 999_999_999)  # the most that a code's number is, until one is free
 
 
 @asynccontextmanager
@@ -108,6 +111,46 @@ async def _only_resume(peer: Peer, sessions: Sessions) -> None:
             await (await sessions.accept(peer)).close()
 
 
+async def first_of(peer: Peer, report: Report) -> DataConnection:
+    """The first connection that somebody opens to a started peer; raises as `Peer.accept` and `tell`."""
+    accepting = asyncio.create_task(peer.accept())
+    telling = asyncio.create_task(tell(peer, report, once=True))
+    try:
+        await asyncio.wait({accepting, telling}, return_when=asyncio.FIRST_COMPLETED)
+        if telling.done():
+            telling.result()
+        return accepting.result()
+    finally:
+        accepting.cancel()
+        telling.cancel()
+        await asyncio.wait({accepting, telling})
+
+
+async def coded(make: Callable[[str, str], Peer], length: int) -> tuple[Peer, str]:
+    """A started peer that waits for whoever has the code, and the code.
+
+    Args:
+        make: gives a peer of this id and with this code for a secret.
+        length: of the code, in words.
+
+    Raises:
+        UnavailableID: all the codes that were tried are in use.
+        PeerError: as `Peer.start` raises.
+    """
+    for most in CODE_NUMBERS:
+        code = make_code(length, most=most)
+        peer = make(meeting_id(code), code)
+        try:
+            await peer.start()
+        except BaseException as error:
+            await peer.destroy()
+            if not isinstance(error, UnavailableID) or most == CODE_NUMBERS[-1]:
+                raise
+        else:
+            return peer, code
+    raise AssertionError("unreachable")
+
+
 async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
     """Report, until cancelled, how a started peer fares with its broker, and who was refused.
 
@@ -123,10 +166,11 @@ async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
         news.put_nowait(Reconnecting(attempt, delay))
 
     def refused(peer_id: str, error: AuthenticationFailed) -> None:
-        alone = once and not peer.active
+        stranger = peer.credentials.once and error.reason == "no-secret"  # has not spent the code
+        alone = once and not peer.active and not stranger
         news.put_nowait(error if alone else Refused(peer_id, error.reason, error.message))
 
-    if peer.open:
+    if peer.open and not peer.credentials.once:  # then a code stands for the id
         opened(peer.id)
     peer.on("open", opened)
     peer.on("reconnecting", reconnecting)

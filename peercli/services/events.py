@@ -11,6 +11,7 @@ __all__ = [
     "CallStats",
     "Calling",
     "Close",
+    "Coded",
     "Connection",
     "Data",
     "Demonstrated",
@@ -18,6 +19,7 @@ __all__ = [
     "Event",
     "Finding",
     "Interrupted",
+    "Key",
     "Listed",
     "Open",
     "Progress",
@@ -25,12 +27,14 @@ __all__ = [
     "Recorded",
     "Redialling",
     "Refused",
+    "Remembered",
     "Report",
     "Resumed",
     "RouteFound",
     "Serving",
     "Status",
     "Stream",
+    "Verify",
 ]
 
 
@@ -101,6 +105,15 @@ class Connection(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Coded(Event):
+    """Somebody is waited for who has `code`: `command` is what to type at the other end."""
+
+    event: ClassVar[str] = "code"
+    code: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused(Event):
     """`peer` did not prove what it had to; `reason` is one word for why, `message` says it."""
 
@@ -154,6 +167,36 @@ class Close(Event):
     connection: str
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Event):
+    """A public key, by its `fingerprint`, and the `id` where its owner waits; `name` is empty for our own."""
+
+    event: ClassVar[str] = "key"
+    name: str
+    fingerprint: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered(Event):
+    """A peer's key is kept under `name`; `changed` if there was another one."""
+
+    event: ClassVar[str] = "remembered"
+    peer: str
+    name: str
+    fingerprint: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verify(Event):
+    """`words` are the same on both sides, unless somebody is in between."""
+
+    event: ClassVar[str] = "verify"
+    peer: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from peercli.errors import ConnectionClosed, PeerError, StorageFailed
@@ -13,6 +12,7 @@ from peercli.protocol.jsontext import to_json
 from peercli.protocol.messages import Offer
 from peercli.protocol.pipe import is_pipe
 from peercli.protocol.transfer import is_files
+from peercli.services.admission import Admission
 from peercli.services.call import Studio, answer_calls
 from peercli.services.chat import announce, say_closed
 from peercli.services.command import Command
@@ -38,7 +38,7 @@ class Listener:
         echo: send every message back as it came.
         command: a shell command to run for each connection, its stdin and stdout joined to the peer.
         once: end with the first connection.
-        allow: ids that are let in; None lets in everybody.
+        admission: who is let in, and what for; None lets in everybody.
         inbox: takes files; without one they are declined.
         studio: answers calls; without one the `Peer` declines them.
     """
@@ -48,7 +48,7 @@ class Listener:
     echo: bool = False
     command: str | None = None
     once: bool = False
-    allow: Collection[str] | None = None
+    admission: Admission | None = None
     inbox: Inbox | None = None
     studio: Studio | None = None
 
@@ -93,7 +93,10 @@ class Listener:
         """Whether to let in who offers a connection: give this to the `Peer`."""
         if self.inbox is None and is_file_offer(offer):
             return False
-        return (self.allow is None or offer.peer in self.allow) and self._sessions.admit(offer)
+        allowed = self.admission is None or self.admission.admits(
+            offer, "exec" if self.command is not None else ""
+        )
+        return allowed and self._sessions.admit(offer)
 
     async def _serve(self, connection: Conversation) -> None:
         await announce(connection, self.report)

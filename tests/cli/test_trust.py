@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.cli.shell import Shell, fresh
+from tests.cli.shell import Shell, fresh, random_file
+from tests.commands import Command
 
 
 @pytest.mark.parametrize("waiting", ["pipe", "listen --once", "receive-file -y"])
@@ -60,3 +62,174 @@ async def test_a_listener_stays_and_tells_of_who_was_refused(shell: Shell) -> No
 )
 async def test_a_secret_that_cannot_be_used(shell: Shell, arguments: list[str]) -> None:
     assert (await shell.run("pipe", "nobody", *arguments)).code == 2
+
+
+# Codes ----------------------------------------------------------------------------------------
+
+
+async def code_of(waiting: Command) -> list[str]:
+    """What the other side types: the arguments of peercli."""
+    await waiting.says("At the other end, type:\n    peercli ")
+    command = next(line for line in waiting.stderr.splitlines() if "    peercli " in line)
+    return command.split()[1:]
+
+
+async def test_files_by_a_code(shell: Shell, tmp_path: Path) -> None:
+    sent = random_file(tmp_path / "sent", 3 << 20)
+    async with shell.peercli("send-file", str(sent)) as sender:
+        command, code, *server = await code_of(sender)
+        assert command == "receive-file"
+        assert server == ["--server", shell.broker]
+        done = await shell.run(command, code.upper(), "--save-dir", str(tmp_path / "in"))
+        assert (done.code, await sender.exit_code()) == (0, 0)
+        assert (tmp_path / "in" / "sent").read_bytes() == sent.read_bytes()
+        assert (await shell.run(command, code, "-y")).code == 4, "the code is dead"
+
+
+async def test_one_wrong_guess_ends_a_code(shell: Shell, tmp_path: Path) -> None:
+    async with shell.peercli("send-file", "--code", __file__, "pyproject.toml") as sender:
+        command, code, *_ = await code_of(sender)
+        wrong = f"{code.partition('-')[0]}-aardvark-zucchini"
+        done = await shell.run(command, wrong, "--save-dir", str(tmp_path))
+        assert (done.code, await sender.exit_code()) == (10, 10)
+        assert not os.listdir(tmp_path)
+
+
+async def test_a_transfer_by_code_goes_on_after_a_crash_of_the_receiver_s_network(
+    shell: Shell, tmp_path: Path
+) -> None:
+    """A stranger who comes meanwhile with the same code, which is spent, gets nothing."""
+    sent = random_file(tmp_path / "sent", 8 << 20)
+    async with shell.peercli("send-file", str(sent), "--limit-rate", "2M") as sender:
+        command, code, *_ = await code_of(sender)
+        async with shell.peercli(command, code, "--save-dir", str(tmp_path / "in")) as receiver:
+            await receiver.says("Receiving 1 file")
+            done = await shell.run(command, code, "--save-dir", str(tmp_path / "stolen"))
+            assert done.code == 10
+            assert (await receiver.exit_code(), await sender.exit_code()) == (0, 0)
+    assert (tmp_path / "in" / "sent").read_bytes() == sent.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "coming"),
+    [
+        (["pipe", "--code"], []),
+        (["listen", "--code", "--exec", "cat"], ["--wait", "5"]),
+    ],
+    ids=["pipe", "connect"],
+)
+async def test_other_commands_by_a_code(shell: Shell, waiting: list[str], coming: list[str]) -> None:
+    async with shell.peercli(*waiting, "--code-length", "4") as there:
+        command, code, *_ = await code_of(there)
+        assert code.count("-") == 4
+        there.end_input()
+        done = await shell.run(command, code, *coming, input=b"hello\n")
+        assert done.code == await there.exit_code() == 0
+        assert b"hello\n" in (await there.read() or done.out)
+
+
+async def test_the_receiver_may_make_the_code(shell: Shell, tmp_path: Path) -> None:
+    async with shell.peercli("receive-file", "--code", "--save-dir", str(tmp_path)) as receiver:
+        command, code, what, *_ = await code_of(receiver)
+        assert (command, what) == ("send-file", "PATH...")
+        assert (await shell.run(command, code, __file__)).code == await receiver.exit_code() == 0
+        assert (tmp_path / Path(__file__).name).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["receive-file", "7-crossover-clockwork", "-y"],
+        ["send-file", "/nowhere"],
+        ["send-file", __file__, "--secret", "x"],
+        ["pipe", "--code", "--code-length", "0"],
+        ["pipe", "7-aardvark-zucchini", "--code"],
+        ["pipe", "--verify"],
+    ],
+    ids=" ".join,
+)
+async def test_what_makes_no_sense_with_codes(shell: Shell, arguments: list[str]) -> None:
+    done = await shell.run(*arguments)
+    assert done.code == (4 if "crossover" in str(arguments) else 2)
+
+
+async def test_verify_shows_the_same_words_on_both_sides(shell: Shell) -> None:
+    box = fresh("box")
+    async with shell.peercli("pipe", "--id", box, "--secret", "s", "--verify") as there:
+        await there.says("Listening as")
+        there.end_input()
+        done = await shell.run("pipe", box, "--secret", "s", "--verify")
+        words = await there.says("Compare with the other side: ")
+        assert words in done.err
+        assert len(words.split()) == 4
+
+
+# Remembered peers -----------------------------------------------------------------------------
+
+
+def homes(tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    return {"XDG_DATA_HOME": str(tmp_path / "lap")}, {"XDG_DATA_HOME": str(tmp_path / "desk")}
+
+
+async def paired(shell: Shell, lap: dict[str, str], desk: dict[str, str]) -> None:
+    async with shell.peercli("pair", "--remember", "laptop", env=desk) as there:
+        command, code, *_ = await code_of(there)
+        assert command == "pair"
+        done = await shell.run(command, code, "--remember", "desk", env=lap)
+        assert (done.code, await there.exit_code()) == (0, 0)
+        assert "Remembered as desk: SHA256:" in done.err
+        assert "Remembered as laptop: SHA256:" in there.stderr
+
+
+async def test_a_remembered_peer_needs_no_code(shell: Shell, tmp_path: Path) -> None:
+    lap, desk = homes(tmp_path)
+    await paired(shell, lap, desk)
+    async with shell.peercli(
+        "listen", "--allow", "laptop", "--save-dir", str(tmp_path / "in"), env=desk
+    ) as there:
+        at = (await there.says("Listening as ")).strip()
+        done = await shell.run("send-file", "desk", __file__, env=lap)
+        assert done.code == 0
+        assert (tmp_path / "in" / Path(__file__).name).exists()
+        for stranger in (["connect", at], ["connect", at, "--id", fresh("laptop")]):
+            assert (await shell.run(*stranger, input=b"hello\n", env=lap)).code == 10
+        assert (await shell.run("id", "rotate", env=lap)).code == 0
+        done = await shell.run("connect", "desk", input=b"hello\n", env=lap)
+        assert done.code == 10
+        assert "key" in done.err
+
+
+async def test_a_changed_key_is_refused(shell: Shell, tmp_path: Path) -> None:
+    lap, desk = homes(tmp_path)
+    await paired(shell, lap, desk)
+    known = await shell.run("id", "show", env=desk)
+    at = next(line.split()[-1] for line in known.out.decode().splitlines() if "this peer" in line)
+    await shell.run("id", "rotate", env=desk)
+    async with shell.peercli("listen", "--allow", "laptop", "--id", at, env=desk) as there:
+        await there.says("Listening as ")
+        done = await shell.run("connect", "desk", input=b"hello\n", env=lap)
+        assert (done.code, done.out) == (10, b"")
+        assert "does not have the key" in done.err
+        await there.says("Refused ")
+
+
+@pytest.mark.parametrize("fault", ["mode", "link", "short", "folder mode"])
+async def test_a_key_file_that_cannot_be_trusted(shell: Shell, tmp_path: Path, fault: str) -> None:
+    lap, _ = homes(tmp_path)
+    assert (await shell.run("id", "show", env=lap)).code == 0
+    folder = tmp_path / "lap" / "peercli"
+    key = folder / "identity"
+    assert (key.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    match fault:
+        case "mode":
+            key.chmod(0o640)
+        case "link":
+            key.rename(tmp_path / "elsewhere")
+            key.symlink_to(tmp_path / "elsewhere")
+        case "short":
+            key.write_text(key.read_text()[:20])
+        case _:
+            folder.chmod(0o755)
+    done = await shell.run("id", "show", env=lap)
+    assert done.code == 2
+    assert str(folder) in done.err

@@ -1,0 +1,42 @@
+"""peercli id show and peercli id rotate: our own key."""
+
+from __future__ import annotations
+
+import typer
+
+from peercli.cli.command import Command, Group
+from peercli.cli.console import Console
+from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.run import run
+
+__all__ = ["id_group"]
+
+id_group = typer.Typer(
+    cls=Group, help="Our own key, by which remembered peers know us.", no_args_is_help=True
+)
+
+
+@id_group.command(cls=Command, epilog="Example: peercli id show")
+def show(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+    """Show our key, which is made at first use, and the peers that we remember."""
+
+    async def work(console: Console) -> None:
+        from peercli.services.keyring import Keyring, describe
+
+        await describe(Keyring(), console.report)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+
+
+@id_group.command(cls=Command, epilog="Example: peercli id rotate")
+def rotate(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+    """Make a new key. Peers that remember the old one refuse us until they have paired again."""
+
+    async def work(console: Console) -> None:
+        from peercli.services.keyring import Keyring, describe
+
+        ring = Keyring()
+        ring.rotate()
+        await describe(ring, console.report)
+
+    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
