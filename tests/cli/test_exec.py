@@ -91,7 +91,7 @@ async def test_only_with_consent(shell: Shell) -> None:
     assert (done.code, done.out) == (2, b"")
     assert done.err == (
         "peercli: --exec would let anybody who knows the id run the command\n"
-        "hint: name who may with --allow ID, or say --allow-anyone\n"
+        "hint: name who may with --allow ID, set a --secret, or say --allow-anyone\n"
     )
 
 
