@@ -233,3 +233,14 @@ async def test_a_key_file_that_cannot_be_trusted(shell: Shell, tmp_path: Path, f
     done = await shell.run("id", "show", env=lap)
     assert done.code == 2
     assert str(folder) in done.err
+
+
+async def test_a_call_by_a_code(shell: Shell, tmp_path: Path) -> None:
+    media = ["--video", "test", "--audio", "none", "--size", "320x240", "--fps", "5"]
+    record = ["--record", str(tmp_path / "call.webm"), "--duration", "2"]
+    async with shell.peercli("call", "--code", *media, *record) as there:
+        command, code, *_ = await code_of(there)
+        assert command == "call"
+        done = await shell.run(command, code, *media)
+        assert (done.code, await there.exit_code()) == (0, 0)
+    assert (tmp_path / "call.webm").stat().st_size

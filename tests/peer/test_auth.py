@@ -16,9 +16,11 @@ from peercli.peer.peer import Peer
 from peercli.protocol.attempts import MAX_A_MINUTE
 from peercli.protocol.auth import Credentials, Identity
 from peercli.rtc.link import Link
+from peercli.rtc.media import MediaStats
 from tests.brokers import our_server
 from tests.peer.hostile import Broker, Mallory, hostile
 from tests.peer.peers import event, make, pair, payload
+from tests.tracks import stream
 
 SECRET = "correct horse"
 PLAIN = "the plaintext"
@@ -330,3 +332,32 @@ async def test_a_peer_is_let_in_again_after_somebody_failed_in_its_name() -> Non
         async with Peer("right", server=bob.brokers[0], ice_servers=(), secret=SECRET) as right:
             await right.connect("bob")
             assert (await bob.accept()).peer == "right"
+
+
+# Calls ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [SECRET, "wrong"])
+async def test_calls_are_proved_before_anything_is_sent_or_shown(secret: str) -> None:
+    async with (
+        our_server() as url,
+        make("alice", url, **BOTH) as alice,
+        make("bob", url, secret=secret, take_calls=True) as bob,
+    ):
+        sent, answered = stream(), stream()
+        calling = alice.ring("bob", sent, metadata=PLAIN)
+        answering = await bob.accept_call()
+        assert PLAIN not in str(answering.metadata), "nothing of the caller's is told before"
+        answering.answer(answered)
+        if secret == SECRET:
+            await asyncio.gather(calling.opened(), answering.opened())
+            assert answering.metadata == PLAIN
+            received = calling.remote_stream.video
+            assert received is not None
+            await received.recv()
+            return
+        for call in (calling, answering):
+            with pytest.raises(AuthenticationFailed):
+                await call.opened()
+            assert not call.remote_stream.tracks
+            assert call.stats() == MediaStats()
