@@ -1,17 +1,21 @@
 # Completion of peercli, made from its command tree by `peercli --show-completion`.
 
 $PeercliWords = @{
-    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'server', 'peers', 'doctor', 'demo', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
-    'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--answer', '--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'connect' = @('--input', '--serialization', '--label', '--metadata', '--unreliable', '--wait', '--keep-open', '-k', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'send-file' = @('--name', '--exclude', '--follow-symlinks', '--limit-rate', '--retry', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'receive-file' = @('--save-dir', '--output', '-o', '--yes', '-y', '--on-conflict', '--max-size', '--keep-open', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'pipe' = @('--recv-only', '--send-only', '--progress', '--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'call' = @('--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--duration', '--metadata', '--list-devices', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    '' = @('listen', 'connect', 'send-file', 'receive-file', 'pipe', 'call', 'pair', 'server', 'peers', 'doctor', 'demo', 'id', 'config', '--version', '--install-completion', '--show-completion', '--help', '-h')
+    'listen' = @('--once', '--echo', '--exec', '--allow', '--allow-anyone', '--save-dir', '--max-peers', '--answer', '--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--no-reconnect', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'connect' = @('--input', '--serialization', '--label', '--metadata', '--unreliable', '--wait', '--keep-open', '-k', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'send-file' = @('--name', '--exclude', '--follow-symlinks', '--limit-rate', '--retry', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'receive-file' = @('--save-dir', '--output', '-o', '--yes', '-y', '--on-conflict', '--max-size', '--keep-open', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--timeout', '--allow', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'pipe' = @('--recv-only', '--send-only', '--progress', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--allow', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--no-reconnect', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'call' = @('--file', '--video', '--audio', '--loop', '--size', '--fps', '--video-codec', '--bitrate', '--record', '--play', '--view', '--duration', '--metadata', '--list-devices', '--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--allow', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'pair' = @('--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'server' = @('--host', '--port', '--path', '--key', '--expire-timeout', '--alive-timeout', '--concurrent-limit', '--allow-discovery', '--cors', '--tls-cert', '--tls-key', '--proxied', '--auth-secret-file', '--keys-file', '--origin', '--turn', '--turn-secret-file', '--redis', '--share-port', '--drain', '--metrics', '--log-format', '--log-ids', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'peers' = @('--server', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
-    'doctor' = @('--server', '--id', '--token', '--ice', '--relay', '--secret', '--secret-file', '--port-range', '--interface', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
+    'doctor' = @('--server', '--id', '--token', '--ice', '--relay', '--port-range', '--interface', '--secret', '--secret-file', '--code', '--code-length', '--qr', '--remember', '--verify', '--timeout', '--json', '--quiet', '-q', '--verbose', '-v', '--config', '--profile', '--help', '-h')
     'demo' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
+    'id' = @('show', 'rotate', '--help', '-h')
+    'id show' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
+    'id rotate' = @('--json', '--quiet', '-q', '--verbose', '-v', '--help', '-h')
     'config' = @('path', 'check', 'show', '--help', '-h')
     'config path' = @('--help', '-h')
     'config check' = @('--config', '--help', '-h')
@@ -27,7 +31,6 @@ $PeercliValues = @{
     'server --log-format' = @('text', 'json')
 }
 $PeercliAsks = @{
-    'listen --allow' = 'ids'
     'listen --id' = 'ids'
     'listen --profile' = 'profiles'
     'connect --id' = 'ids'
@@ -40,13 +43,15 @@ $PeercliAsks = @{
     'pipe --profile' = 'profiles'
     'call --id' = 'ids'
     'call --profile' = 'profiles'
+    'pair --id' = 'ids'
+    'pair --profile' = 'profiles'
     'server --profile' = 'profiles'
     'peers --profile' = 'profiles'
     'doctor --id' = 'ids'
     'doctor --profile' = 'profiles'
     'config show --profile' = 'profiles'
 }
-$PeercliTakesId = @('connect', 'send-file', 'pipe', 'doctor')
+$PeercliTakesId = @('connect', 'pipe', 'doctor')
 
 Register-ArgumentCompleter -Native -CommandName peercli -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
