@@ -84,12 +84,14 @@ class Command:
         """End it now, if it has not ended, and whatever it has started and left in its process group."""
         self._stdin.close()
         self._signal(signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TERM_PATIENCE):
-                await self._process.wait()
-        # Also when the shell itself has ended: what it started may have not.
-        self._signal(signal.SIGKILL)
-        await self._process.wait()
+        ending = asyncio.create_task(self._process.wait())
+        try:
+            # Not asyncio.timeout: before Python 3.11.3 it raises CancelledError in a task that was cancelled.
+            await asyncio.wait({ending}, timeout=TERM_PATIENCE)
+        finally:
+            # Also when the shell itself has ended: what it started may have not.
+            self._signal(signal.SIGKILL)
+            await ending
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

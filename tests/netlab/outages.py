@@ -121,13 +121,17 @@ async def turn_again(scene: Scene) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A disturbance in the middle of a pipe, or of a file; `alone` in its world if it is the servers'."""
+    """A disturbance in the middle of a pipe, or of a file; `alone` in its world if it is the servers'.
+
+    `goes_on` for so many seconds is what a transfer does meanwhile: the file must be as long.
+    """
 
     name: str
     disturb: Disturbance
     file: bool = False
     alone: bool = False
     relay: bool = False
+    goes_on: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ LONG = (
     Case("file, outage of 60 s", outage(60), file=True),
     Case("pipe, asleep for 60 s", asleep(60)),
     Case("pipe, broker away for 60 s", broker_away(60), alone=True),
-    Case("file, broker away for 60 s", broker_away(60), file=True, alone=True),
+    Case("file, broker away for 60 s", broker_away(60), file=True, alone=True, goes_on=60),
     Case("file, TURN restarted", turn_again, file=True, alone=True, relay=True),
 )
 
@@ -264,7 +268,8 @@ async def _file(
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "some.bin"), Path(folder, "target")
-        await asyncio.to_thread(source.write_bytes, os.urandom(int(RATE * (BEFORE + AFTER + 4))))
+        size = int(RATE * (BEFORE + AFTER + 4 + case.goes_on))
+        await asyncio.to_thread(source.write_bytes, os.urandom(size))
         await asyncio.to_thread(target.mkdir)
         receive = ("receive-file", "--id", name, "--yes", "--json", "--save-dir", str(target))
         send = ("send-file", name, str(source), "--limit-rate", str(RATE))

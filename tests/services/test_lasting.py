@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from peercli.errors import ConnectionClosed
+from peercli.errors import ConnectionClosed, ConnectionLost, Declined, MessageTooBig
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
-from peercli.services.events import Event, Redialling, Resumed
+from peercli.protocol.resume import WINDOW, Challenge, Proof, decode, encode
+from peercli.services import lasting
+from peercli.services.events import Event, Interrupted, Redialling, Resumed
 from peercli.services.lasting import Conversation, LastingConnection, Sessions, connect
 from tests.brokers import our_server
 from tests.peer.peers import PATIENCE, make, until
@@ -105,3 +107,133 @@ async def test_every_message_once(noticed_by: str, serialization: str) -> None:
         assert any(isinstance(event, Redialling) for event in pair.events)
         await pair.here.close(flush=True)
         assert isinstance(await pair.there.closed(), ConnectionClosed)
+
+
+async def test_a_slow_reader_stops_the_writer() -> None:
+    """No more than the window is sent ahead of who reads, over however many connections."""
+    async with conversation(serialization="raw") as pair:
+        piece, ahead = bytes(1 << 17), WINDOW >> 17
+        count = 3 * ahead
+        sending = asyncio.create_task(send_all(pair.here, [piece] * count))
+        await until(lambda: pair.there._session.arrived == ahead)
+        await pair.lose()
+        await until(lambda: pair.resumptions() == 2)
+        assert pair.there._session.arrived == ahead
+        assert not sending.done()
+        assert await take(pair.there, count) == [piece] * count
+        await sending
+
+
+async def send_all(end: LastingConnection, values: list[object]) -> None:
+    for value in values:
+        await end.send(value)
+
+
+async def test_echo_does_not_wait_for_itself() -> None:
+    """Who sends while it reads gets on, although far more is under way than the window."""
+    async with conversation(serialization="raw") as pair:
+        piece, count = bytes(1 << 18), 5 * (WINDOW >> 18)
+
+        async def echo() -> None:
+            for _ in range(count):
+                await pair.there.send(await pair.there.receive())
+
+        echoing = asyncio.create_task(echo())
+        sending = asyncio.create_task(send_all(pair.here, [piece] * count))
+        assert await take(pair.here, count) == [piece] * count
+        await asyncio.gather(echoing, sending)
+
+
+async def test_nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides wait for a while, then say so; what has come before can still be read."""
+    monkeypatch.setattr(lasting, "PATIENCE", 1.0)
+    async with conversation() as pair:
+        await pair.here.send("before")
+        await until(lambda: bool(pair.there._session.arrived))
+        pair.alice.disconnect()
+        await pair.lose()
+        assert await pair.there.receive() == "before"
+        for end, why in ((pair.here, "cannot be resumed"), (pair.there, "did not come back within 1 s")):
+            with pytest.raises(ConnectionLost, match=why):
+                await end.receive()
+            with pytest.raises(ConnectionLost, match=why):
+                await end.send("too late")
+
+
+async def test_the_far_side_has_forgotten() -> None:
+    """Who was started anew under the same id does not know the conversation, and says so at once."""
+    async with conversation() as pair:
+        await pair.there.close()
+        await until(lambda: not pair.here.open)
+        assert isinstance(await pair.here.closed(), ConnectionClosed)
+    async with conversation() as pair:
+        pair.there._end(ConnectionClosed("a crash"))  # its farewell does not arrive
+        pair.there._session.over = True
+        with pytest.raises(ConnectionLost, match="cannot be resumed: the peer bob declined"):
+            await pair.here.receive()
+
+
+async def test_nobody_else_takes_over() -> None:
+    """Who has taken the id, and knows the session's, but not its secret, gets nothing and disturbs nobody."""
+    async with conversation() as pair:
+        session = pair.here._connection.session
+        assert session is not None
+        thief = await pair.alice.connect("bob", session=session, resumes=True)
+        assert control(await thief.receive()) == "challenge"
+        await thief.send(encode(Challenge("mine")))
+        assert control(await thief.receive()) == "proof"
+        await thief.send(encode(Proof("0" * 64)))
+        assert isinstance(await thief.closed(), ConnectionClosed)
+        await pair.here.send("undisturbed")
+        assert await pair.there.receive() == "undisturbed"
+        with pytest.raises(Declined):
+            await pair.alice.connect("bob", session="unheard-of", resumes=True)
+        with pytest.raises(Declined):
+            await pair.alice.connect("bob", session=session)  # begins what has begun
+        assert pair.resumptions() == 0
+
+
+def control(message: object) -> str:
+    """The type of a control."""
+    assert isinstance(message, str)
+    return type(decode(message)).__name__.lower()
+
+
+async def test_what_cannot_be_sent() -> None:
+    """It ends the conversation with the reason, after what came before it."""
+    async with conversation(serialization="json") as pair:
+        await pair.here.send("before")
+        await pair.here.send("x" * 20_000)
+        assert await pair.there.receive() == "before"
+        with pytest.raises(MessageTooBig):
+            await pair.here.receive()
+        with pytest.raises(ConnectionClosed):
+            await pair.there.receive()
+
+
+async def test_with_those_who_cannot() -> None:
+    """A far side that takes no part, or a user who does not wish it, has an ordinary connection."""
+
+    async def report(event: Event) -> None:
+        raise AssertionError(event)
+
+    async with our_server() as url, make("alice", url) as alice, make("bob", url) as bob:
+        for reconnect, reliable in ((True, True), (False, True), (True, False)):
+            here = await connect(alice, "bob", report, timeout=30, reconnect=reconnect, reliable=reliable)
+            there = await Sessions(report).accept(bob)
+            assert isinstance(here, DataConnection)
+            assert isinstance(there, DataConnection)
+            await here.send("\x10hello")
+            assert await there.receive() == "\x10hello"
+            await here.close()
+
+
+async def test_closing_in_the_middle_of_a_loss() -> None:
+    """Whoever closes does not wait for the connection to come back."""
+    async with conversation() as pair:
+        await pair.lose()
+        await until(lambda: any(isinstance(event, Interrupted) for event in pair.events))
+        await pair.here.close()
+        with pytest.raises(ConnectionClosed):
+            await pair.here.receive()
+        pair.there._end(ConnectionClosed("tired of waiting"))
