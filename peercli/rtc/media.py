@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCRtpTransceiver
 
 from peercli.errors import ProtocolError
-from peercli.rtc.quality import Flow, Receiver, Sender, prefer_codec, with_opus_parameters
+from peercli.rtc.encoders import prefer_codec, with_opus_parameters
+from peercli.rtc.rtp import Flow, Receiver, Sender
 
 __all__ = ["KINDS", "Media", "MediaStats", "MediaStream"]
 

@@ -32,7 +32,7 @@ from peercli.errors import (
 from peercli.peer import media
 from peercli.peer.media import MediaConnection, MediaStream
 from peercli.peer.peer import Peer
-from peercli.rtc.quality import MAX_FRAMES
+from peercli.rtc.rtp import MAX_FRAMES
 from tests.brokers import our_server
 from tests.peer.peers import event, make, pair, payload, until
 from tests.server import clients

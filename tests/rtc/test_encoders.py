@@ -1,4 +1,4 @@
-"""The bitrate of a picture, its size, and what is asked of Opus."""
+"""Encoders: whole pictures and differences, the size of a picture, and what is asked of Opus."""
 
 from __future__ import annotations
 
@@ -8,49 +8,8 @@ from typing import Any
 
 import pytest
 
-from peercli.rtc import quality
-from peercli.rtc.quality import GROWTH, MIN_BITRATE, START_BITRATE, Bitrate, with_opus_parameters
+from peercli.rtc.encoders import H264, Vp8, with_opus_parameters
 from tests.tracks import Moving
-
-
-def test_the_bitrate_has_a_limit_and_a_floor() -> None:
-    bitrate = Bitrate()
-    bitrate.limit = 10 * START_BITRATE
-    assert bitrate.target == START_BITRATE
-    bitrate.limit = 500_000
-    assert bitrate.target == 500_000
-    bitrate.estimated(300_000)
-    assert bitrate.target == 300_000
-    bitrate.estimated(0)
-    assert bitrate.target == MIN_BITRATE
-
-
-def test_the_bitrate_follows_losses() -> None:
-    bitrate = Bitrate()
-    bitrate.limit = 10 * START_BITRATE
-    bitrate.reported(0.0, 0)
-    assert bitrate.target == pytest.approx(START_BITRATE * GROWTH, rel=0.01)
-    before = bitrate.target
-    bitrate.reported(0.05, 1)
-    assert bitrate.target == before
-    bitrate.reported(0.2, 2)
-    assert bitrate.target == pytest.approx(before * 0.9, rel=0.01)
-    for second in range(3, 60):
-        bitrate.reported(0.0, second)
-    assert bitrate.target == bitrate.limit
-    for second in range(60, 120):
-        bitrate.reported(0.9, second)
-    assert bitrate.target == MIN_BITRATE
-
-
-def test_what_another_limit_holds_down_has_not_been_tried() -> None:
-    bitrate = Bitrate()
-    bitrate.limit = 20 * START_BITRATE
-    bitrate.estimated(500_000)
-    for second in range(60):
-        bitrate.reported(0.0, second)
-    bitrate.estimated(10 * START_BITRATE)
-    assert bitrate.target <= START_BITRATE * GROWTH
 
 
 async def frames(count: int) -> list[Any]:
@@ -59,7 +18,7 @@ async def frames(count: int) -> list[Any]:
     return [await track.recv() for _ in range(count)]
 
 
-@pytest.mark.parametrize("make", [quality._Vp8, quality._H264])
+@pytest.mark.parametrize("make", [Vp8, H264])
 async def test_encoders(make: Any) -> None:
     encoder = make()
     pictures = await frames(30)
@@ -77,7 +36,7 @@ async def test_encoders(make: Any) -> None:
     assert max(map(len, whole.payloads)) <= 1_300
 
 
-@pytest.mark.parametrize("make", [quality._Vp8, quality._H264])
+@pytest.mark.parametrize("make", [Vp8, H264])
 async def test_the_size_of_a_picture_follows_the_bitrate(make: Any) -> None:
     encoder = make()
     (frame,) = await frames(1)
@@ -94,7 +53,7 @@ async def test_vp8_begins_anew_only_for_good_reason(monkeypatch: pytest.MonkeyPa
     (frame,) = await frames(1)
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    encoder = quality._Vp8()
+    encoder = Vp8()
     opened = set()
     for step in range(40):
         frame.pts += 3_000

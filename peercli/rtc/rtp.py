@@ -1,35 +1,24 @@
-"""How calls look and sound: encoders, a bitrate that follows the path, whole pictures when they are needed.
+"""Both ends of a stream of sound or pictures: aiortc's, extended to the quality that the path allows.
 
-aiortc sends and receives RTP; its encoders, which cap a picture at 1.5 or 3 Mbit/s and begin a new stream at
-each change of the bitrate, its unbounded queues of frames and its statistics are replaced here.
-
-All that is used here of aiortc's private parts is looked for when this module is imported.
+The sender's bitrate follows what the far side reports. The receiver asks for what is lost, and drops frames
+rather than delays them. What aiortc has is otherwise used as it is: packets, reports, SRTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fractions
 import math
 import queue
-import re
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import av
-from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, rtcrtpreceiver
-from aiortc.codecs import get_decoder, get_encoder, is_rtx
-from aiortc.codecs.base import Decoder
-from aiortc.codecs.h264 import H264Decoder, H264Encoder
-from aiortc.codecs.opus import SAMPLE_RATE, SAMPLES_PER_FRAME, OpusEncoder
-from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder
+from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender
+from aiortc.codecs import is_rtx
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack, StreamStatistics, TimestampMapper
 from aiortc.rtcrtpsender import RTCEncodedFrame
@@ -43,45 +32,27 @@ from aiortc.rtp import (
     RtpPacket,
     unpack_remb_fci,
 )
-from av import AudioFrame, VideoFrame
+from av import VideoFrame
 from av.frame import Frame
-from av.video.frame import PictureType
 
+from peercli.rtc.bitrate import Bitrate, Meter
+from peercli.rtc.encoders import ASSUMED_RATE, Encoder, make_encoder
 from peercli.rtc.jitter import FrameBuffer, Missing
 from peercli.rtc.private import needs
 
-__all__ = ["Bitrate", "Flow", "Receiver", "Sender", "prefer_codec", "with_opus_parameters"]
+__all__ = ["MAX_FRAMES", "Flow", "Receiver", "Sender"]
 
-MIN_BITRATE = 150_000  # bit/s of video, however bad the path
-START_BITRATE = 2_000_000  # bit/s of video before anything is known of the path
 BITS_PER_PIXEL = 0.1  # of video, where no limit is given: 2.8 Mbit/s for 1280x720 at 30 frames a second
-FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
-MAX_HALVINGS = 2
-THREADS = 1  # of a codec: libvpx's wait for each other by spinning, on a busy machine a hundred times as long
-ASSUMED_RATE = 30  # frames a second, for the limit
-LITTLE_LOSS, MUCH_LOSS = (
-    0.02,
-    0.10,
-)  # below and above which the bitrate grows and shrinks (as Chromium has it)
-GROWTH = 1.15  # of the bitrate, a second without loss
-STEP_DOWN, STEP_UP = (
-    0.85,
-    1.25,
-)  # of the bitrate, from which VP8 is worth a new stream, with its whole picture
-STEP_UP_INTERVAL = 3.0  # s between such streams on the way up
-AUDIO_BITRATE = 96_000  # bit/s
-EXPECTED_AUDIO_LOSS = 5  # percent: how much redundancy Opus adds
-MAX_FRAMES = {"audio": 100, "video": 30}  # decoded and not taken yet; the oldest go first
-MAX_EARLY = 1000  # packets that are kept until `start`; the oldest go first
-MAX_AGE = 5.0  # s of a frame that is sent
-MAX_UNDECODED = 60  # encoded frames; more means that this machine is too slow
-VIDEO_PATIENCE = 0.7  # s to wait for a packet that may be sent again, before going on without it
-AUDIO_PATIENCE = 0.06  # s to wait for one that may only have been overtaken
 PACING = 2.5  # of the bitrate, at which the packets of one picture leave (as Chromium has it) …
 BURST = 8_000  # bytes … beyond these, which leave at once
 RESEND_WAIT = 0.05  # s within which no packet is sent again twice, while the round trip is not known
 MAX_RESENT = 0.5  # of the bitrate, for packets that are sent again
-RATE_WINDOW = 2.0  # s over which rates are measured
+MAX_AGE = 5.0  # s of a frame that is sent
+MAX_EARLY = 1000  # packets that are kept until `start`; the oldest go first
+VIDEO_PATIENCE = 0.7  # s to wait for a packet that may be sent again, before going on without it
+AUDIO_PATIENCE = 0.06  # s to wait for one that may only have been overtaken
+MAX_UNDECODED = 60  # encoded frames; more means that this machine is too slow
+MAX_FRAMES = {"audio": 100, "video": 30}  # decoded and not taken yet; the oldest go first
 
 needs(
     RTCRtpSender,
@@ -108,13 +79,6 @@ needs(
     "_track",
 )
 needs(RemoteStreamTrack, "_queue")
-needs(rtcrtpreceiver, "get_decoder")
-needs(Vp8Encoder, "_packetize", "picture_id")
-needs(H264Encoder, "_packetize", "_split_bitstream")
-needs(OpusEncoder, "codec")
-
-
-# What is said of it ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,240 +103,6 @@ class Flow:
     lost: int
 
 
-class Meter:
-    """A rate over the last seconds."""
-
-    def __init__(self) -> None:
-        self._events: deque[tuple[float, int]] = deque()
-
-    def add(self, amount: int) -> None:
-        """Count `amount`, now."""
-        now = time.monotonic()
-        self._events.append((now, amount))
-        self._forget(now)
-
-    def _forget(self, now: float) -> None:
-        while self._events and self._events[0][0] < now - RATE_WINDOW:
-            self._events.popleft()
-
-    def rate(self) -> float:
-        """How much a second."""
-        now = time.monotonic()
-        self._forget(now)
-        if not self._events:
-            return 0.0
-        return sum(amount for _, amount in self._events) / max(now - self._events[0][0], 0.5)
-
-
-class Bitrate:
-    """How many bits a second a path takes, as its far end reports (as in draft-ietf-rmcat-gcc §6)."""
-
-    def __init__(self) -> None:
-        self.limit = START_BITRATE
-        """bit/s, never to be exceeded."""
-        self._by_delay = float("inf")
-        self._by_loss = float(START_BITRATE)
-        self._reported: float | None = None
-
-    @property
-    def target(self) -> int:
-        """bit/s to send."""
-        return int(max(min(self._by_delay, self._by_loss, self.limit), MIN_BITRATE))
-
-    def estimated(self, bitrate: int) -> None:
-        """The receiver's estimate has come (REMB)."""
-        self._by_delay = bitrate
-
-    def reported(self, lost: float, now: float) -> None:
-        """A receiver report has come: this fraction of the packets since the last one is lost."""
-        elapsed = min(now - self._reported, 2.0) if self._reported is not None else 1.0
-        self._reported = now
-        if lost > MUCH_LOSS:
-            self._by_loss = self.target * (1 - lost / 2)
-        elif lost < LITTLE_LOSS:
-            # From what is sent in fact: what another limit holds down has not been tried.
-            self._by_loss = max(self._by_loss, self.target * GROWTH**elapsed)
-
-
-# Encoders: they run in threads, one frame at a time -------------------------------------------
-
-
-class _Encoder(ABC):
-    """What encodes the frames of one track."""
-
-    @abstractmethod
-    def encode(self, frame: Any, *, bitrate: int, keyframe: bool) -> list[RTCEncodedFrame]:
-        """What is to be sent for a frame: nothing, or the packets of one or more."""
-
-
-def _encoded(payloads: list[bytes], timestamp: int) -> RTCEncodedFrame:
-    # No level: to measure it in Python costs more than it is worth.
-    return RTCEncodedFrame(payloads, timestamp, None)  # type: ignore[arg-type]
-
-
-class _PictureEncoder(_Encoder):
-    """A picture in real time, at a bitrate that may change with every frame."""
-
-    def __init__(self) -> None:
-        self._codec: av.VideoCodecContext | None = None
-        self._halvings = 0
-
-    def _fit(self, width: int, height: int, bitrate: int) -> tuple[int, int]:
-        """The size in which a picture is still worth looking at: half of it, or a quarter, on a bad path."""
-        per_pixel = bitrate / (width * height * ASSUMED_RATE) * 4**self._halvings
-        if per_pixel < FEW_BITS and self._halvings < MAX_HALVINGS:
-            self._halvings += 1
-        elif per_pixel > MANY_BITS and self._halvings > 0:
-            self._halvings -= 1
-        if not self._halvings:
-            return width, height
-        return max(width >> self._halvings & ~1, 2), max(height >> self._halvings & ~1, 2)
-
-    def encode(self, frame: VideoFrame, *, bitrate: int, keyframe: bool) -> list[RTCEncodedFrame]:
-        width, height = self._fit(frame.width, frame.height, bitrate)
-        if (frame.format.name, frame.width, frame.height) != ("yuv420p", width, height):
-            frame = frame.reformat(width, height, "yuv420p")
-        # A decoded file's own kinds of picture are not to be repeated.
-        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        if self._codec is None or (self._codec.width, self._codec.height) != (frame.width, frame.height):
-            self._codec = self._open(frame.width, frame.height, bitrate)
-        else:
-            self._codec = self._adapt(self._codec, bitrate)
-        data = b"".join(bytes(packet) for packet in self._codec.encode(frame))
-        if not data:
-            return []
-        assert frame.pts is not None
-        assert frame.time_base is not None
-        timestamp = convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
-        return [_encoded(self._packetize(data), timestamp)]
-
-    @abstractmethod
-    def _open(self, width: int, height: int, bitrate: int) -> av.VideoCodecContext: ...
-
-    @abstractmethod
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        """The codec to go on with at this bitrate: this one, changed, or a new one."""
-
-    @abstractmethod
-    def _packetize(self, data: bytes) -> list[bytes]: ...
-
-
-class _Vp8(_PictureEncoder):
-    """VP8 by libvpx, whose bitrate FFmpeg cannot change: a new stream does, and costs a whole picture."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._packetizer = Vp8Encoder()
-        self._opened = 0.0
-
-    def _open(self, width: int, height: int, bitrate: int) -> av.VideoCodecContext:
-        codec = _context("libvpx", width, height, bitrate)
-        codec.gop_size = 3000  # whole pictures when they are asked for
-        codec.qmin, codec.qmax = 2, 56
-        codec.options = {
-            "deadline": "realtime",
-            "cpu-used": "-8",
-            "lag-in-frames": "0",
-            "minrate": str(bitrate),  # these two make it CBR, …
-            "maxrate": str(bitrate),
-            "bufsize": str(bitrate),  # … with a second's buffer
-            "undershoot-pct": "100",
-            "overshoot-pct": "15",
-            "static-thresh": "1",
-        }
-        self._opened = time.monotonic()
-        return codec
-
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        step = bitrate / (codec.bit_rate or 1)
-        if step < STEP_DOWN or (step > STEP_UP and time.monotonic() - self._opened > STEP_UP_INTERVAL):
-            return self._open(codec.width, codec.height, bitrate)
-        return codec
-
-    def _packetize(self, data: bytes) -> list[bytes]:
-        packetizer = self._packetizer
-        packetizer.picture_id = (packetizer.picture_id + 1) % (1 << 15)
-        return packetizer._packetize(data, packetizer.picture_id)
-
-
-class _H264(_PictureEncoder):
-    """H.264 by x264."""
-
-    def _open(self, width: int, height: int, bitrate: int) -> av.VideoCodecContext:
-        codec = _context("libx264", width, height, bitrate)
-        codec.gop_size = 3000
-        codec.profile = "Baseline"
-        codec.options = {
-            "preset": "veryfast",
-            "tune": "zerolatency",
-            "maxrate": str(bitrate),
-            "bufsize": str(bitrate // 2),
-        }
-        return codec
-
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        codec.bit_rate = bitrate  # FFmpeg tells x264
-        return codec
-
-    def _packetize(self, data: bytes) -> list[bytes]:
-        return H264Encoder._packetize(H264Encoder._split_bitstream(data))
-
-
-def _context(name: str, width: int, height: int, bitrate: int) -> av.VideoCodecContext:
-    codec = av.CodecContext.create(name, "w")
-    assert isinstance(codec, av.VideoCodecContext)
-    codec.width, codec.height = width, height
-    codec.pix_fmt = "yuv420p"
-    codec.bit_rate = bitrate
-    codec.time_base = VIDEO_TIME_BASE
-    codec.framerate = fractions.Fraction(ASSUMED_RATE)
-    codec.thread_count = THREADS
-    return codec
-
-
-class _Sound(_Encoder):
-    """Opus in stereo; whatever is said by other codecs, by aiortc's encoders."""
-
-    def __init__(self, codec: RTCRtpCodecParameters) -> None:
-        self._encoder = get_encoder(codec)
-        if isinstance(self._encoder, OpusEncoder):
-            self._encoder.codec.bit_rate = AUDIO_BITRATE
-            self._encoder.codec.options = {
-                "application": "audio",
-                "fec": "1",
-                "packet_loss": str(EXPECTED_AUDIO_LOSS),
-            }
-        self._resampler = av.AudioResampler(
-            format="s16", layout="stereo", rate=SAMPLE_RATE, frame_size=SAMPLES_PER_FRAME
-        )
-
-    def encode(self, frame: AudioFrame, *, bitrate: int, keyframe: bool) -> list[RTCEncodedFrame]:
-        # Of one packet's length each: aiortc would send all of a longer frame with one timestamp.
-        encoded = (self._encoder.encode(piece) for piece in self._resampler.resample(frame))
-        return [_encoded(payloads, timestamp) for payloads, timestamp in encoded if payloads]
-
-
-def _make_encoder(codec: RTCRtpCodecParameters) -> _Encoder:
-    match codec.mimeType.lower():
-        case "video/vp8":
-            return _Vp8()
-        case "video/h264":
-            return _H264()
-        case _:
-            return _Sound(codec)
-
-
-def _get_decoder(codec: RTCRtpCodecParameters) -> Decoder:
-    decoder = get_decoder(codec)
-    if isinstance(decoder, Vp8Decoder | H264Decoder):
-        decoder.codec.thread_count = THREADS  # more would also delay each picture of H.264 by one
-    return decoder
-
-
-# The only way to the decoders: aiortc's thread makes them.
-rtcrtpreceiver.get_decoder = _get_decoder  # type: ignore[attr-defined]
-
-
 class _Age:
     """How long ago the last frame was seen or heard: as long as it took more than the quickest one."""
 
@@ -391,9 +121,6 @@ class _Age:
     def seconds(self) -> float:
         """Until now."""
         return max(0.0, time.monotonic() - self._zero - self._time)
-
-
-# Both ends of a stream ------------------------------------------------------------------------
 
 
 class _Pacer:
@@ -449,7 +176,7 @@ class Sender(RTCRtpSender):
     _RTCRtpSender__rtt: float | None
     _limit: int | None
     _codec: str
-    _encoder: _Encoder | None
+    _encoder: Encoder | None
     _bitrate: Bitrate
     _pacer: _Pacer | None
     _resent: dict[int, float]
@@ -479,7 +206,7 @@ class Sender(RTCRtpSender):
 
     async def send(self, parameters: RTCRtpSendParameters) -> None:
         self._codec = parameters.codecs[0].name
-        self._encoder = self._encoder or _make_encoder(parameters.codecs[0])
+        self._encoder = self._encoder or make_encoder(parameters.codecs[0])
         await super().send(parameters)
 
     @property
@@ -716,21 +443,3 @@ class _Frames(asyncio.Queue[Frame | None]):
             while self.qsize() >= self._most:
                 self.get_nowait()
         self.put_nowait(frame)
-
-
-# What is negotiated ---------------------------------------------------------------------------
-
-
-def prefer_codec(transceiver: RTCRtpTransceiver, name: str) -> None:
-    """Put a codec first (`vp8`, `h264`), the others after it."""
-    codecs = RTCRtpSender.getCapabilities(transceiver.kind).codecs
-    transceiver.setCodecPreferences(sorted(codecs, key=lambda codec: codec.name.lower() != name))
-
-
-def with_opus_parameters(sdp: str) -> str:
-    """A description that asks for Opus in stereo, with redundancy (RFC 7587 §6.1)."""
-    match = re.search(r"^a=rtpmap:(\d+) opus/48000/2\r?$", sdp, re.MULTILINE | re.IGNORECASE)
-    if match is None or f"a=fmtp:{match[1]} " in sdp:
-        return sdp
-    parameters = "minptime=10;useinbandfec=1;stereo=1;sprop-stereo=1"
-    return f"{sdp[: match.end()]}\na=fmtp:{match[1]} {parameters}\r{sdp[match.end() :]}"
