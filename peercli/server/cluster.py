@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -127,6 +128,7 @@ class Cluster:
         self._closing = asyncio.Event()
         self._node = ""
         self._last = "0-0"  # the inbox entry read last
+        self._tick_at = 0.0  # when to prolong the lease
         self._number = 0
         self._sent: dict[int, _Sent] = {}  # without a receipt; soonest due first
         self._claiming: dict[tuple[str, str], list[Parcel]] = {}  # what came for those who are coming
@@ -272,8 +274,8 @@ class Cluster:
                 if not self.up:
                     await self._join()
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._read())
-                    tasks.create_task(self._write())
+                    tasks.create_task(self._until_down(self._read))
+                    tasks.create_task(self._until_down(self._write))
             except* FAILURES as failures:
                 log.warning("Redis is away: %s", failures.exceptions[0])
             if self._closing.is_set():
@@ -281,6 +283,15 @@ class Cluster:
             self._go_down()
             self._look_for_lost()
             await asyncio.sleep(RETRY_DELAY)
+
+    async def _until_down(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Repeat `work`. A cancellation alone would not do: at times redis-py swallows it."""
+        try:
+            while self.up and not self._closing.is_set():
+                await work()
+        except FAILURES:
+            self.up = False
+            raise
 
     def _go_down(self) -> None:
         """Redis cannot be reached. What has been asked of it may have been done, or not."""
@@ -314,31 +325,29 @@ class Cluster:
         log.info("one realm with the brokers at Redis, as node %s", self._node)
 
     async def _read(self) -> None:
+        """Take in what has come for this node, or nothing within BLOCK."""
         inbox = f"{scripts.PREFIX}inbox:{self._node}"
-        while True:
-            answer: Any = await self._reader.xread({inbox: self._last}, count=MAX_READ, block=BLOCK)
-            for _, entries in answer or ():
-                for number, fields in entries:
-                    for head, value in fields.items():
-                        self._take(head.decode().split("\t"), value)
-                    self._last = number.decode()
-                    self._unread = True
-            self._wake.set()
+        answer: Any = await self._reader.xread({inbox: self._last}, count=MAX_READ, block=BLOCK)
+        for _, entries in answer or ():
+            for number, fields in entries:
+                for head, value in fields.items():
+                    self._take(head.decode().split("\t"), value)
+                self._last = number.decode()
+                self._unread = True
+        self._wake.set()
 
     async def _write(self) -> None:
-        lease = round(self._lease * 1000)
-        tick_at = 0.0
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(tick_at):
-                    await self._wake.wait()
-            self._wake.clear()
-            if (now := self._loop.time()) >= tick_at:
-                tick_at = now + TICK
-                if not await self._eval(scripts.TICK, [self._node, lease]):
-                    raise ConnectionError("the others took us for dead")
-                self._look_for_lost()
-            await self._flush()
+        """Send out what there is, once there is something; prolong the lease when that is due."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._tick_at):
+                await self._wake.wait()
+        self._wake.clear()
+        if (now := self._loop.time()) >= self._tick_at:
+            self._tick_at = now + TICK
+            if not await self._eval(scripts.TICK, [self._node, round(self._lease * 1000)]):
+                raise ConnectionError("the others took us for dead")
+            self._look_for_lost()
+        await self._flush()
 
     def _look_for_lost(self) -> None:
         now = self._loop.time()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import json
 import logging
 import ssl
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from peercli.errors import UsageError
 from peercli.server.app import Server
 from peercli.server.options import Limits, ServerOptions
 from tests.brokers import port_of, socket_url
+from tests.server.certificates import make_certificate
 from tests.server.clients import QUIET, SOON, client, ends, get, hears_nothing, mute_client, receive, send
 
 
@@ -289,6 +286,89 @@ async def test_request_that_never_ends_is_dropped() -> None:
         writer.close()
 
 
+async def test_too_many_connections_from_one_address() -> None:
+    limits = Limits(max_connections=3)
+    async with serve(limits) as server, client(server.url, "a"), client(server.url, "b"):
+        idle = await asyncio.open_connection("127.0.0.1", server.port)
+        assert (await get(server.url))[0] == 503
+        async with client(server.url, "c", local_addr=("127.0.0.2", 0)):
+            pass
+        idle[1].close()
+        await becomes(lambda: server._connections["127.0.0.1"] == 2)
+        async with client(server.url, "d"):
+            pass
+
+
+async def test_too_many_sockets_behind_a_proxy() -> None:
+    async with serve(Limits(max_connections=1), proxied=1) as server:
+        one, other = ({"X-Forwarded-For": f"192.0.2.{n}"} for n in (1, 2))
+        async with (
+            client(server.url, "a", additional_headers=one),
+            client(server.url, "b", additional_headers=other),
+            connect(socket_url(server.url, id="c", token="t"), additional_headers=one) as refused,
+        ):
+            assert "Too many" in (await receive(refused))["payload"]["msg"]
+        assert (await get(server.url))[0] == 200
+
+
+async def test_under_attack_the_others_are_served() -> None:
+    """Everything at once from some addresses: two clients elsewhere notice nothing of it."""
+    limits = Limits(max_connections=40, message_burst=50, message_rate=50, request_burst=60, http_idle=1.0)
+    big = b"\x81\xff" + (10 << 20).to_bytes(8, "big") + bytes(4)
+    deep = json.dumps({"type": "OFFER", "dst": "a", "payload": 0}).replace("0", "[" * 5000 + "]" * 5000)
+
+    async def attack(n: int, url: str, port: int) -> None:
+        address = (f"127.0.1.{n}", 0)
+        while True:
+            with suppress(OSError, WebSocketException, TimeoutError):
+                match n:
+                    case 1:  # requests that never end
+                        _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=address)
+                        writers.append(writer)
+                        writer.write(b"GET / HTTP/1.1\r\nX: ")
+                    case 2:  # 10 MB messages
+                        _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=address)
+                        writers.append(writer)
+                        writer.write(HELLO + big + bytes(1 << 20))
+                        await asyncio.sleep(0.01)
+                    case 3:  # deep JSON, as quick as can be
+                        async with connect(
+                            socket_url(url, id="deep", token="t"), local_addr=address
+                        ) as socket:
+                            for _ in range(1000):
+                                await socket.send(deep)
+                    case 4:  # ids, as many as can be had
+                        squatter = connect(
+                            socket_url(url, id=f"x{len(squatters)}", token="t"), local_addr=address
+                        )
+                        squatters.append(await squatter)
+                    case 5:  # a flood to those who are not there
+                        async with connect(
+                            socket_url(url, id="flood", token="t"), local_addr=address
+                        ) as socket:
+                            for number in range(100_000):
+                                await send(socket, "OFFER", dst=f"y{number}", payload="x" * 10_000)
+            await asyncio.sleep(0.005)
+
+    squatters: list[ClientConnection] = []
+    writers: list[asyncio.StreamWriter] = []
+    async with serve(limits) as server, client(server.url, "a") as a, client(server.url, "b") as b:
+        attacks = [asyncio.create_task(attack(n, server.url, server.port)) for n in range(1, 6)]
+        for n in range(40):
+            await send(a, "OFFER", dst="b", payload=n)
+            assert (await receive(b))["payload"] == n
+            await asyncio.sleep(0.05)
+        assert all(count <= 40 for count in server._connections.values())
+        assert len(server.peers) <= 2 + 40 + 3
+        for task in attacks:
+            task.cancel()
+        await asyncio.gather(*attacks, return_exceptions=True)
+        for squatter in squatters:
+            squatter.transport.abort()
+        for writer in writers:
+            writer.transport.abort()
+
+
 # Rates ----------------------------------------------------------------------------------------------
 
 SLOW = 0.001  # a second: nothing more comes within a test
@@ -380,33 +460,8 @@ async def test_proxied() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    san = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(san, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
-    cert_path.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return cert_path, key_path
+    """A self-signed certificate for localhost, and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 async def test_tls(certificate: tuple[Path, Path]) -> None:
