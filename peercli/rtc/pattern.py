@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from fractions import Fraction
 from typing import NamedTuple
 
 from av import AudioFrame, VideoFrame
 
-__all__ = ["TONE_AMPLITUDE", "TONE_PITCH", "Mark", "Pattern", "Tone", "read_mark"]
+__all__ = ["TONE_AMPLITUDE", "TONE_PITCH", "Mark", "Pattern", "Tone", "Witness", "read_mark"]
 
 COLUMNS, ROWS = 20, 3
 COUNTER_BITS, CLOCK_BITS, CHECK_BITS = 20, 32, 8
@@ -139,6 +140,47 @@ def read_mark(frame: VideoFrame) -> Mark | None:
     if check != _check(value):
         return None
     return Mark(value >> CLOCK_BITS, value & ((1 << CLOCK_BITS) - 1))
+
+
+class Witness:
+    """Takes the frames of a call, and tells what became of the test picture and tone.
+
+    Attributes:
+        pictures: how many came whose mark can be read.
+        size: of the last one, in pixels.
+        delays: seconds between the making of each and now, by the one clock of both sides.
+    """
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self.size = (0, 0)
+        self.delays: list[float] = []
+        self._samples = 0
+        self._waves = 0
+        self._last = 0
+
+    def take(self, frame: AudioFrame | VideoFrame) -> None:
+        """Look at a picture, or listen to sound of 16 bits in stereo."""
+        if isinstance(frame, AudioFrame):
+            self._listen(frame)
+        elif (mark := read_mark(frame)) is not None:
+            self.pictures += 1
+            self.size = frame.width, frame.height
+            late = int(time.time() * 1000) - mark.milliseconds
+            self.delays.append(late % (1 << CLOCK_BITS) / 1000)
+
+    def _listen(self, frame: AudioFrame) -> None:
+        left = memoryview(frame.planes[0]).cast("B").cast("h")[: frame.samples * 2 : 2].tolist()
+        self._waves += sum(
+            before < 0 <= after for before, after in zip([self._last, *left], left, strict=False)
+        )
+        self._last = left[-1]
+        self._samples += frame.samples
+
+    @property
+    def pitch(self) -> float:
+        """Of what was heard, in Hz, if it was one tone."""
+        return self._waves * _RATE / self._samples if self._samples else 0.0
 
 
 class Tone:

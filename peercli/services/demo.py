@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 from peercli.errors import StorageFailed, TimedOut
 from peercli.peer.peer import Peer
+from peercli.rtc.pattern import TONE_PITCH, Witness
+from peercli.rtc.sinks import deliver
+from peercli.rtc.sources import open_source
 from peercli.services.events import Demonstrated, Event
 from peercli.services.files.events import FilesOffered
 from peercli.services.files.outgoing import select_files
@@ -24,6 +29,7 @@ __all__ = ["demonstrate"]
 
 PIPE_BYTES = 16 << 20
 ALBUM_FILES = 50
+CALL_SECONDS = 2.0
 DEMO_TIMEOUT = 60.0  # s
 
 
@@ -40,7 +46,7 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
         async with (
             asyncio.timeout(DEMO_TIMEOUT),
             Peer("demo-alice", server=broker, ice_servers=()) as alice,
-            Peer("demo-bob", server=broker, ice_servers=()) as bob,
+            Peer("demo-bob", server=broker, ice_servers=(), take_calls=True) as bob,
         ):
             yield Demonstrated(
                 f"Two peers, {alice.id} and {bob.id}, registered with the broker.",
@@ -49,6 +55,7 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
             yield await _talk(alice, bob, broker)
             yield await _pipe(alice, bob, broker)
             yield await _files(broker)
+            yield await _call(alice, bob, broker)
     except TimeoutError:
         raise TimedOut(f"the demonstration took more than {DEMO_TIMEOUT:g} s") from None
 
@@ -121,6 +128,37 @@ async def _files(broker: str) -> Demonstrated:
         (
             f"peercli receive-file --server {broker} --id inbox --save-dir here",
             f"peercli send-file --server {broker} inbox folder",
+        ),
+    )
+
+
+async def _call(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
+    witness = Witness()
+    source = await open_source(video="test", audio="test")
+    try:
+        ringing = alice.ring(bob.id, source.stream())
+        answering = await bob.accept_call()
+        answering.answer()
+        await answering.opened()
+        watching = [deliver(track, [witness.take]) for track in answering.remote_stream.tracks]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CALL_SECONDS):
+                await asyncio.gather(*watching)
+        await ringing.close()
+    finally:
+        await source.close()
+    if not witness.pictures or abs(witness.pitch / TONE_PITCH - 1) > 0.05:
+        raise StorageFailed(
+            f"of a call {witness.pictures} pictures came, and a tone of {witness.pitch:.0f} Hz"
+        )
+    width, height = witness.size
+    delay = statistics.median(witness.delays)
+    return Demonstrated(
+        f"In a call of {CALL_SECONDS:g} s, {witness.pictures} pictures of {width}x{height} were seen, "
+        f"{delay * 1000:.0f} ms after they were made, and a tone of {witness.pitch:.0f} Hz was heard.",
+        (
+            f"peercli call --server {broker} --id bob --video none --view",
+            f"peercli call --server {broker} bob --video test --audio test",
         ),
     )
 
