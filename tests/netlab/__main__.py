@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("outages",)
+NAMES = ("matrix", "outages")
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     sys.exit(f"usage: python -m tests.netlab {{{','.join(NAMES)}}} …")

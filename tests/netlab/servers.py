@@ -12,12 +12,13 @@ import time
 from dataclasses import dataclass
 
 from tests import tools
+from tests.certificates import Certificate
 from tests.netlab.lab import Node
 
 __all__ = ["PASSWORD", "Turn", "broker", "coturn"]
 
 WITHIN = 20.0  # s for a server to start
-STUN_PORT = 3478
+STUN_PORT, TLS_PORT = 3478, 5349
 USER, PASSWORD, REALM = "lab", "secret", "lab.example"
 
 
@@ -48,13 +49,16 @@ class Turn:
         return f"stun:{self.other}:{STUN_PORT}"
 
     def url(self, transport: str) -> str:
-        """TURN over `udp` or `tcp`."""
+        """TURN over `udp`, `tcp` or, if it has a certificate, `tls`."""
+        if transport == "tls":
+            return f"turns:{USER}:{PASSWORD}@{self.address}:{TLS_PORT}"
         return f"turn:{USER}:{PASSWORD}@{self.address}:{STUN_PORT}?transport={transport}"
 
 
-def coturn(node: Node, *addresses: str) -> Turn:
+def coturn(node: Node, *addresses: str, tls: Certificate | None = None) -> Turn:
     """Start coturn on the node's addresses; with two of them it can tell kinds of NAT apart (RFC 5780)."""
-    options = ["-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", f"--realm={REALM}"]
+    options = ["-n", "--no-cli", "--no-dtls", "--lt-cred-mech", f"--realm={REALM}"]
+    options += [f"--cert={tls.cert}", f"--pkey={tls.key}"] if tls else ["--no-tls"]
     options += [f"--user={USER}:{PASSWORD}", "--log-file=stdout", "--simple-log", "--pidfile="]
     for address in addresses:
         options += [f"--listening-ip={address}"]

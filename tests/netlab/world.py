@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Any
 
+from tests.certificates import Certificate
 from tests.commands import Command
 from tests.netlab.lab import Lab, Nat, Node
 from tests.netlab.servers import broker, coturn
@@ -27,11 +28,11 @@ def goes_direct(here: Nat, there: Nat) -> bool:
 class World:
     """An internet with a broker and coturn, and hosts behind NATs, made when they are asked for."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, tls: Certificate | None = None) -> None:
         self.lab = lab
         self._hosts: dict[tuple[Nat, str], Node] = {}
         self.broker = broker(lab.internet, "198.18.0.1")
-        self.turn = coturn(lab.internet, "198.18.0.1", "198.18.0.2")
+        self.turn = coturn(lab.internet, "198.18.0.1", "198.18.0.2", tls=tls)
 
     def host(self, nat: Nat, side: str) -> Node:
         """The host behind such a NAT on one side of a connection."""
