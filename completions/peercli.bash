@@ -194,11 +194,11 @@ declare -gA _peercli_values=(
 )
 declare -gA _peercli_places=(
     ["connect-"]="@ids"
-    ["send-file-"]="@nothing @files*"
-    ["receive-file-"]="@nothing"
+    ["send-file-"]="@ids @files*"
+    ["receive-file-"]="@ids"
     ["pipe-"]="@ids"
-    ["call-"]="@nothing"
-    ["pair-"]="@nothing"
+    ["call-"]="@ids"
+    ["pair-"]="@ids"
     ["doctor-"]="@ids"
     ["config show-"]="@nothing"
 )

@@ -51,7 +51,7 @@ $PeercliAsks = @{
     'doctor --profile' = 'profiles'
     'config show --profile' = 'profiles'
 }
-$PeercliTakesId = @('connect', 'pipe', 'doctor')
+$PeercliTakesId = @('connect', 'send-file', 'receive-file', 'pipe', 'call', 'pair', 'doctor')
 
 Register-ArgumentCompleter -Native -CommandName peercli -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from peercli.peer.data import DataConnection
     from peercli.peer.media import MediaConnection, MediaStream
     from peercli.peer.peer import Peer
+    from peercli.protocol.auth import Credentials, Identity
     from peercli.protocol.values import UNDEFINED
     from peercli.server.app import Server
     from peercli.server.options import ServerOptions
@@ -36,8 +37,10 @@ __version__ = "0.1.0"
 __all__ = [
     "UNDEFINED",
     "Broker",
+    "Credentials",
     "DataConnection",
     "IceServer",
+    "Identity",
     "MediaConnection",
     "MediaStream",
     "Peer",
@@ -50,8 +53,10 @@ __all__ = [
 _HOMES = {
     "UNDEFINED": "peercli.protocol.values",
     "Broker": "peercli.options",
+    "Credentials": "peercli.protocol.auth",
     "DataConnection": "peercli.peer.data",
     "IceServer": "peercli.options",
+    "Identity": "peercli.protocol.auth",
     "MediaConnection": "peercli.peer.media",
     "MediaStream": "peercli.peer.media",
     "Peer": "peercli.peer.peer",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peercli.errors import UsageError
+from peercli.errors import PeerError, UsageError
 
 if TYPE_CHECKING:
     from peercli.cli.tree import Argument, Node, Option
@@ -413,10 +413,26 @@ def complete(
     from peercli.cli.command import read_config
 
     config = read_config(ctx.parent.command if ctx.parent else None, None)
-    words = filter(None, config.settings) if kind == "profiles" else [*config.contacts, *_listed(config)]
+    from peercli.protocol import codes
+
+    words: Iterable[str]
+    if kind == "profiles":
+        words = filter(None, config.settings)
+    else:
+        words = codes.complete(prefix) or [*_remembered(), *config.contacts, *_listed(config)]
     for word in words:
         if word.startswith(prefix):
             typer.echo(word)
+
+
+def _remembered() -> list[str]:
+    """The names of the peers whose keys we have."""
+    from peercli.services.keyring import Keyring
+
+    try:
+        return sorted(Keyring().known())
+    except PeerError:
+        return []
 
 
 def _listed(config: Any) -> list[str]:
@@ -427,7 +443,6 @@ def _listed(config: Any) -> list[str]:
         return []
     import asyncio
 
-    from peercli.errors import PeerError
     from peercli.options import parse_broker
     from peercli.peer.directory import list_peers
 

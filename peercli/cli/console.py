@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 from peercli.errors import PeerError
 from peercli.protocol.jsontext import to_json
 from peercli.services.events import (
+    Authenticated,
     Close,
     Coded,
     Connection,
@@ -193,6 +194,9 @@ class Console:
                     self.status(f"    {command}")
             case Reconnecting(attempt, delay):
                 self.status(f"The broker is away; attempt {attempt} to come back in {delay:.1f} s")
+            case Authenticated(peer, _, secret, name):
+                by = f"to own the key of {name}" if name else "to know the secret" if secret else "nothing"
+                self.status(f"{peer} has proved {by}", level=1)
             case Coded(_, command):
                 self.status("At the other end, type:")
                 self.status(f"    {command}")

@@ -41,6 +41,8 @@ def pages(parts: Path) -> dict[str, str]:
         "peercli-protocols", 7, "the protocols that peercli speaks over a data channel, for page authors"
     )
     made["peercli-protocols.7"] = head + _protocols() + _part(parts, "peercli-protocols.7")
+    head = _head("peercli-security", 7, "whom peercli talks to, and what others can see and do")
+    made["peercli-security.7"] = head + _part(parts, "peercli-security.7")
     return made
 
 

@@ -25,7 +25,7 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, Trust, complete_code
+from peercli.cli.trust import NO_TRUST, Trust
 from peercli.errors import UsageError
 
 __all__ = ["pair"]
@@ -38,7 +38,6 @@ def pair(
             metavar="CODE",
             help="What the other side was told, or an ID with --secret; without it, a code is made.",
             show_default=False,
-            autocompletion=complete_code,
         ),
     ] = None,
     server: ServerOption = DEFAULT_SERVER,

@@ -26,7 +26,7 @@ from peercli.cli.options import (
     make_peer,
 )
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, AllowOption, Trust, complete_code, make_admission
+from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def receive_file(
             metavar="CODE",
             help="What the sender was told; without it, wait for one.",
             show_default=False,
-            autocompletion=complete_code,
         ),
     ] = None,
     save_dir: Annotated[

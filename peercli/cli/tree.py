@@ -12,7 +12,15 @@ import typer.main
 
 __all__ = ["Argument", "Node", "Option", "tree"]
 
-_KINDS = {"ID": "ids", "DIR": "folders", "FILE": "files", "OUT": "files", "SRC": "files"}
+_KINDS = {
+    "ID": "ids",
+    "[ID]": "ids",
+    "CODE": "ids",
+    "DIR": "folders",
+    "FILE": "files",
+    "OUT": "files",
+    "SRC": "files",
+}
 _ARGUMENT_KINDS = _KINDS | {"PATH": "files", "PATH...": "files"}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peercli.protocol.auth import Credentials, Proven
     from peercli.services.admission import Admission
 
-__all__ = ["NO_TRUST", "AllowOption", "Trust", "complete_code", "make_admission", "trusting"]
+__all__ = ["NO_TRUST", "AllowOption", "Trust", "make_admission", "trusting"]
 
 _PANEL = "Trust"
 
@@ -41,13 +41,6 @@ AllowOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-
-
-def complete_code(incomplete: str) -> list[str]:
-    """What a code that is being typed can become."""
-    from peercli.protocol.codes import complete
-
-    return complete(incomplete)
 
 
 def make_admission(allow: list[str] | None) -> Admission | None:
@@ -221,9 +214,11 @@ class Trust:
 
     async def _authenticated(self, console: Console, connection: Connection, proven: Proven) -> None:
         from peercli.protocol.codes import spoken
-        from peercli.services.events import Remembered, Verify
+        from peercli.services.events import Authenticated, Remembered, Verify
         from peercli.services.keyring import Keyring, fingerprint
 
+        proved = Authenticated(connection.peer, connection.connection_id, proven.secret, proven.name)
+        await console.report(proved)
         if self.verify:
             await console.report(Verify(connection.peer, spoken(proven.derive("words"))))
         if self.remember and proven.key is None:

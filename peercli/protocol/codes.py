@@ -17,8 +17,8 @@ from peercli.errors import UsageError
 __all__ = ["WORDS", "complete", "is_code", "make_code", "meeting_id", "parse_code", "spoken", "words"]
 
 WORDS = 2  # of a code, unless told otherwise
-MAX_WORDS = 16
-_SHAPE = re.compile(r"(\d{1,9})((?:-[a-z]+)+)")
+MIN_WORDS, MAX_WORDS = 2, 16  # with one, ids would look like codes
+_SHAPE = re.compile(r"([0-9]{1,9})((?:-[a-z]+){2,})")
 
 
 @cache
@@ -32,10 +32,10 @@ def make_code(length: int = WORDS, *, most: int = 999) -> str:
     """A fresh code of `length` words, whose number is at most `most`.
 
     Raises:
-        UsageError: codes have 1 to 16 words.
+        UsageError: codes have 2 to 16 words.
     """
-    if not 1 <= length <= MAX_WORDS:
-        raise UsageError(f"a code has 1 to {MAX_WORDS} words")
+    if not MIN_WORDS <= length <= MAX_WORDS:
+        raise UsageError(f"a code has {MIN_WORDS} to {MAX_WORDS} words")
     number = 1 + secrets.randbelow(most)
     return "-".join([str(number), *(secrets.choice(words()) for _ in range(length))])
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "Answered",
+    "Authenticated",
     "CallStats",
     "Calling",
     "Close",
@@ -102,6 +103,17 @@ class Connection(Event):
     label: str
     metadata: Any
     serialization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated(Event):
+    """`peer` has proved to know the secret, or to own the key that is remembered as `name`, or both."""
+
+    event: ClassVar[str] = "authenticated"
+    peer: str
+    connection: str
+    secret: bool
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
