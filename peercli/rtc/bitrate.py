@@ -28,7 +28,7 @@ class Bitrate:
     @property
     def target(self) -> int:
         """bit/s to send."""
-        return int(max(min(self._by_delay, self._by_loss, self.limit), MIN_BITRATE))
+        return int(min(max(min(self._by_delay, self._by_loss), MIN_BITRATE), self.limit))
 
     def estimated(self, bitrate: int) -> None:
         """The receiver's estimate has come (REMB)."""

@@ -29,15 +29,18 @@ from peercli.rtc.private import needs
 __all__ = [
     "ASSUMED_RATE",
     "H264",
+    "MAX_PIXELS",
     "Encoder",
     "PictureEncoder",
     "Sound",
     "Vp8",
+    "is_too_large",
     "make_encoder",
     "prefer_codec",
     "with_opus_parameters",
 ]
 
+MAX_PIXELS = 4096 * 2304  # of a picture that is taken
 ASSUMED_RATE = 30  # frames a second, where bits are shared out
 FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
 MAX_HALVINGS = 2
@@ -217,10 +220,19 @@ def make_encoder(codec: RTCRtpCodecParameters) -> Encoder:
             return Sound(codec)
 
 
+def is_too_large(codec: RTCRtpCodecParameters, data: bytes) -> bool:
+    """Whether libvpx would make room for a picture beyond all reason (RFC 6386 §9.1)."""
+    if codec.mimeType.lower() != "video/vp8" or len(data) < 10 or data[0] & 1:
+        return False
+    width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width * height > MAX_PIXELS
+
+
 def _get_decoder(codec: RTCRtpCodecParameters) -> Decoder:
     decoder = get_decoder(codec)
     if isinstance(decoder, Vp8Decoder | H264Decoder):
         decoder.codec.thread_count = THREADS  # more would also delay each picture of H.264 by one
+        decoder.codec.options = {"max_pixels": str(MAX_PIXELS)}
     return decoder
 
 

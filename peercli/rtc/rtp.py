@@ -36,7 +36,7 @@ from av import VideoFrame
 from av.frame import Frame
 
 from peercli.rtc.bitrate import Bitrate, Meter
-from peercli.rtc.encoders import ASSUMED_RATE, Encoder, make_encoder
+from peercli.rtc.encoders import ASSUMED_RATE, Encoder, is_too_large, make_encoder
 from peercli.rtc.jitter import FrameBuffer, Missing
 from peercli.rtc.private import needs
 
@@ -52,6 +52,7 @@ MAX_EARLY = 1000  # packets that are kept until `start`; the oldest go first
 VIDEO_PATIENCE = 0.7  # s to wait for a packet that may be sent again, before going on without it
 AUDIO_PATIENCE = 0.06  # s to wait for one that may only have been overtaken
 MAX_UNDECODED = 60  # encoded frames; more means that this machine is too slow
+MAX_WAITING_PIXELS = 50_000_000  # the same
 MAX_FRAMES = {"audio": 100, "video": 30}  # decoded and not taken yet; the oldest go first
 
 needs(
@@ -389,6 +390,8 @@ class Receiver(RTCRtpReceiver):
             self._keyframe = True
         for payload_type, frame in frames:
             codec = self._codecs[payload_type]
+            if is_too_large(codec, frame.data):
+                continue
             self._codec = codec.name
             frame.timestamp = self._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
             waiting.put((codec, frame))
@@ -438,8 +441,10 @@ class _Frames(asyncio.Queue[Frame | None]):
     async def put(self, frame: Frame | None) -> None:
         if frame is not None:
             self.meter.add(1)
+            most = self._most
             if isinstance(frame, VideoFrame):
                 self.size = frame.width, frame.height
-            while self.qsize() >= self._most:
+                most = max(min(most, MAX_WAITING_PIXELS // (frame.width * frame.height)), 2)
+            while self.qsize() >= most:
                 self.get_nowait()
         self.put_nowait(frame)

@@ -17,6 +17,8 @@ def test_the_bitrate_has_a_limit_and_a_floor() -> None:
     assert bitrate.target == 300_000
     bitrate.estimated(0)
     assert bitrate.target == MIN_BITRATE
+    bitrate.limit = 50_000
+    assert bitrate.target == 50_000
 
 
 def test_the_bitrate_follows_losses() -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from fractions import Fraction
 from typing import Any
 
+import av
 import pytest
+from aiortc import rtcrtpreceiver
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
-from peercli.rtc.encoders import H264, Vp8, with_opus_parameters
+from peercli.rtc.encoders import H264, Vp8, is_too_large, with_opus_parameters
 from tests.tracks import Moving
 
 
@@ -72,3 +77,33 @@ def test_opus_is_asked_for_in_stereo() -> None:
     assert asked.replace(asked.splitlines(keepends=True)[2], "") == SDP
     assert with_opus_parameters(asked) == asked
     assert with_opus_parameters("m=video 9 X 97\r\n") == "m=video 9 X 97\r\n"
+
+
+VP8 = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
+
+
+@pytest.mark.parametrize(
+    ("data", "too_large"),
+    [
+        (b"", False),
+        (b"\x00" * 9, False),
+        (bytes.fromhex("10 00 00 9d 01 2a 00 05 d0 02"), False),  # 1280x720
+        (bytes.fromhex("10 00 00 9d 01 2a ff 3f ff 3f"), True),
+        (bytes.fromhex("11 00 00 9d 01 2a ff 3f ff 3f"), False),  # a difference has no size
+    ],
+)
+def test_pictures_beyond_all_reason(data: bytes, too_large: bool) -> None:
+    assert is_too_large(VP8, data) is too_large
+
+
+def test_a_picture_of_h264_beyond_all_reason() -> None:
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = 4096, 4096, "yuv420p"
+    encoder.time_base = Fraction(1, 30)
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency"}
+    (packet,) = encoder.encode(av.VideoFrame(4096, 4096, "yuv420p"))
+    h264 = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90_000, payloadType=99)
+    decoder = rtcrtpreceiver.get_decoder(h264)  # type: ignore[attr-defined]
+    with pytest.raises(av.FFmpegError):
+        decoder.decode(JitterFrame(bytes(packet), 0))
