@@ -2,7 +2,7 @@
 
 For each stack, two processes on this machine: 100-byte messages a second; the time that one byte takes there
 and back on a channel of its own, while nothing else goes on, and while another channel is kept busy with
-64 KB messages.
+64 KB messages. Rounds take turns, each with processes of its own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+from dataclasses import dataclass, field
 
 import pytest
 
+from tests.bench.loopback import BESIDE
 from tests.bench.pairs import PAIRS, StackPair
 
 __all__ = ["main"]
@@ -50,13 +52,36 @@ async def round_trips(pair: StackPair, *, busy: bool) -> list[float]:
     return times
 
 
-async def measure(name: str) -> str:
-    async with PAIRS[name]() as pair:
-        assert isinstance(pair, StackPair)
-        rate = await small_messages(pair)
-        idle = await round_trips(pair, busy=False)
-        busy = await round_trips(pair, busy=True)
-    return f"{name:16} {rate:10.0f} {_milliseconds(idle):>22} {_milliseconds(busy):>22}"
+@dataclass
+class Figures:
+    """Of one stack: messages a second, a figure a round; and the seconds of all round trips."""
+
+    rates: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+
+    async def measure(self, name: str) -> None:
+        """One round, with processes of its own."""
+        async with PAIRS[name]() as pair:
+            assert isinstance(pair, StackPair)
+            self.rates.append(await small_messages(pair))
+            self.idle += await round_trips(pair, busy=False)
+            self.busy += await round_trips(pair, busy=True)
+
+
+def table(figures: dict[str, Figures]) -> None:
+    """Print medians and ranges, and ratios to BESIDE's median."""
+    print(f"{'':24} {'100 B a second':>15}  {'range':17} {'× ' + BESIDE:>9} {'idle ms':>14} {'busy ms':>14}")
+    print(f"{'':69} {'50 / 95 of 100':>14} {'50 / 95 of 100':>14}")
+    beside = figures.get(BESIDE)
+    for name, measured in figures.items():
+        if not measured.rates:
+            continue
+        median = statistics.median(measured.rates)
+        ratio = f"{median / statistics.median(beside.rates):9.1f}" if beside and beside.rates else " " * 9
+        span = f"{min(measured.rates):.0f} to {max(measured.rates):.0f}"
+        times = f"{_milliseconds(measured.idle):>14} {_milliseconds(measured.busy):>14}"
+        print(f"{name:24} {median:15.0f}  {span:17} {ratio} {times}")
 
 
 def _milliseconds(times: list[float]) -> str:
@@ -67,13 +92,17 @@ def _milliseconds(times: list[float]) -> str:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{'':16} {'100 B a second':>10} {'idle ms, 50 / 95 %':>22} {'busy ms, 50 / 95 %':>22}")
-    for name in options.names or [name for name in PAIRS if not name.startswith("PeerJS")]:
-        try:
-            print(await measure(name), flush=True)
-        except (AssertionError, ExceptionGroup, pytest.skip.Exception) as error:
-            print(f"{name}: {error!r}")
+    names = options.names or [name for name in PAIRS if not name.startswith("PeerJS")]
+    figures = {name: Figures() for name in names}
+    for _ in range(options.rounds):
+        for name in names:
+            try:
+                await figures[name].measure(name)
+            except (AssertionError, ExceptionGroup, pytest.skip.Exception) as error:
+                print(f"{name}: a round is missing: {error!r}", flush=True)
+    table(figures)
 
 
 if __name__ == "__main__":
