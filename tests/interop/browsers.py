@@ -275,7 +275,7 @@ class PagePeer(_Named):
         return connection
 
     async def call(self, id: str, *kinds: str, **options: Any) -> PageCall:
-        """Call somebody, with a stream of these kinds of media.
+        """Call somebody, with a stream of these: audio, video (two colours), camera.
 
         Args:
             options: PeerJS's: metadata, constraints.

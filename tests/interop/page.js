@@ -171,6 +171,8 @@ async function localStream(kinds) {
     }, 50);
     stream.addTrack(canvas.captureStream(20).getVideoTracks()[0]);
   }
+  if (kinds.includes("camera"))
+    stream.addTrack((await navigator.mediaDevices.getUserMedia({ video: true })).getVideoTracks()[0]);
   if (kinds.includes("audio"))
     stream.addTrack((await navigator.mediaDevices.getUserMedia({ audio: true })).getAudioTracks()[0]);
   return stream;

@@ -19,6 +19,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)  # what the page sends
 WITHIN = 20.0  # s; any one thing that a test waits for
 AT_ONCE = 1.0  # s until the far side has seen that one hung up
 BOTH = ("audio", "video")
+ANSWERS = {"answered with a stream": BOTH, "answered without one": ()}
 
 
 @pytest.fixture
@@ -75,8 +76,8 @@ async def hang_up_here(here: MediaConnection, call: PageCall) -> None:
     assert time.monotonic() - start < AT_ONCE
 
 
-@pytest.mark.parametrize("answer", [BOTH, ()], ids=["answered with a stream", "answered without"])
-async def test_the_page_calls(page: Page, broker_url: str, answer: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("answered", ANSWERS)
+async def test_the_page_calls(page: Page, broker_url: str, answered: str) -> None:
     """We see its picture, it sees ours if there is one; then one of them hangs up."""
     async with Peer(server=broker_url, ice_servers=(), take_calls=True) as ours:
         theirs = await page.peer(broker_url)
@@ -84,10 +85,10 @@ async def test_the_page_calls(page: Page, broker_url: str, answer: tuple[str, ..
         async with asyncio.timeout(WITHIN):
             here = await ours.accept_call()
             assert here.metadata == {"from": "page"}
-            here.answer(stream() if answer else None)
+            here.answer(stream() if ANSWERS[answered] else None)
             await here.opened()
         await we_get_the_pages(here)
-        if answer:
+        if ANSWERS[answered]:
             await shows_our_stream(there)
             await hang_up_there(there, here)
         else:
@@ -95,19 +96,19 @@ async def test_the_page_calls(page: Page, broker_url: str, answer: tuple[str, ..
             await hang_up_here(here, there)
 
 
-@pytest.mark.parametrize("answer", [BOTH, ()], ids=["answered with a stream", "answered without"])
-async def test_we_call_the_page(page: Page, broker_url: str, answer: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("answered", ANSWERS)
+async def test_we_call_the_page(page: Page, broker_url: str, answered: str) -> None:
     """The same the other way round."""
     async with Peer(server=broker_url, ice_servers=()) as ours:
         theirs = await page.peer(broker_url)
         here = ours.ring(theirs.id, stream(), metadata=["from", 1])
         there = await theirs.accept_call()
         assert there.facts["metadata"] == ["from", 1]
-        await there.answer(*answer)
+        await there.answer(*ANSWERS[answered])
         async with asyncio.timeout(WITHIN):
             await here.opened()
         await shows_our_stream(there)
-        if answer:
+        if ANSWERS[answered]:
             await we_get_the_pages(here)
             await hang_up_here(here, there)
         else:
@@ -127,6 +128,21 @@ async def test_we_call_without_a_stream(page: Page, broker_url: str) -> None:
         await we_get_the_pages(here)
         assert (await there.seen())["frames"] == 0
         await hang_up_here(here, there)
+
+
+async def test_the_page_calls_with_its_camera(page: Page, broker_url: str) -> None:
+    """The browser's own, a fake with a picture that moves."""
+    async with Peer(server=broker_url, ice_servers=(), take_calls=True) as ours:
+        theirs = await page.peer(broker_url)
+        await theirs.call(ours.id, "camera")
+        async with asyncio.timeout(WITHIN):
+            here = await ours.accept_call()
+            here.answer()
+            await here.opened()
+            assert here.remote_stream.video is not None
+            frames: list[Any] = [await here.remote_stream.video.recv() for _ in range(10)]
+        assert frames[-1].width >= 320
+        assert bytes(frames[0].planes[0]) != bytes(frames[-1].planes[0])
 
 
 @pytest.mark.parametrize("kind", BOTH)
