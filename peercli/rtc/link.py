@@ -201,7 +201,12 @@ class Link:
     async def _describe(self) -> str:
         agent = self._agent
         agent.options = self._ice_options
-        agent.on_lost = lambda: self.end(ConnectionLost("the connection to the peer was lost"))
+        agent.on_lost = lambda: self.end(
+            ConnectionLost(
+                "the connection to the peer was lost",
+                hint="nothing comes from it any more: has it lost its network, gone to sleep, or crashed?",
+            )
+        )
         if self._ice_options.relay:
             await self._first_relay(agent)
         try:

@@ -73,6 +73,10 @@ async def test_with_stun(world: World, here: Nat, there: Nat) -> None:
     assert goes_direct(here, there)
     routes = await talk(world.host(here, "a"), world.host(there, "b"), world.options(world.turn.stun))
     assert not relayed(routes)
+    ours, theirs = routes
+    assert (ours["local"], ours["remote"]) == (theirs["remote"], theirs["local"]), "as the other side sees it"
+    assert (ours["local_type"] == "host") is (here is Nat.NONE)
+    assert (ours["remote_type"] == "host") is (there is Nat.NONE)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ async def test_declined_once_is_declined() -> None:
             await alice.connect("bob")
 
 
+async def test_an_id_that_is_taken() -> None:
+    async with asyncio.timeout(PATIENCE), our_server() as a, make("alice", a):
+        with pytest.raises(UnavailableID) as caught:
+            await make("alice", a).start()
+        assert "--token" in caught.value.hint, "how to take it over"
+        assert "within a minute" in caught.value.hint, "when it is freed"
+
+
 async def test_an_id_that_is_taken_at_one_of_them() -> None:
     async with asyncio.timeout(PATIENCE), our_server() as a, our_server() as b, make("alice", b):
         peer = at("alice", a, b)

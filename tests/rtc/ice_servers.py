@@ -60,22 +60,22 @@ class FakeStun(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
-        host, port = transport.get_extra_info("sockname")
+        host, port = transport.get_extra_info("sockname")[:2]
         self.server = IceServer("stun", host, port)
 
     def datagram_received(self, data: bytes, source: tuple[str | Any, int]) -> None:
         self.requests += 1
         self.asked.set()
-        for answer in self._reply(stun.parse_message(data), source):
+        for answer in self._reply(stun.parse_message(data), source[:2]):
             self._transport.sendto(answer, source)
 
 
 @asynccontextmanager
-async def fake_stun(reply: Reply) -> AsyncIterator[FakeStun]:
-    """A fake STUN server on 127.0.0.1."""
+async def fake_stun(reply: Reply, address: str = "127.0.0.1") -> AsyncIterator[FakeStun]:
+    """A fake STUN server on loopback."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_datagram_endpoint(
-        lambda: FakeStun(reply), local_addr=("127.0.0.1", 0)
+        lambda: FakeStun(reply), local_addr=(address, 0)
     )
     try:
         yield protocol

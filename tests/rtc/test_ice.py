@@ -174,6 +174,17 @@ async def test_a_server_tells_how_we_look_from_outside() -> None:
         assert candidate.priority < made.local_candidates[0].priority
 
 
+async def test_a_server_tells_over_ipv6_too() -> None:
+    outside = ("2001:db8::7", 4000)
+    async with agent() as made, fake_stun(mapped(outside), "::1") as good:
+        if any(":" in host.host for host in made.local_candidates):
+            [candidate] = await gather(made, good.server)
+            assert (candidate.type, candidate.host, candidate.port) == ("srflx", *outside)
+            assert ":" in (candidate.related_address or "")
+        else:  # and where there is none, nobody is asked
+            assert await gather(made, good.server) == []
+
+
 async def test_what_is_known_already_is_not_told_again() -> None:
     async with agent() as made, fake_stun(mapped()) as same, fake_stun(mapped(OUTSIDE)) as one:
         async with fake_stun(mapped(OUTSIDE)) as other:
@@ -400,6 +411,30 @@ async def test_consent_outlives_a_long_round_trip(monkeypatch: pytest.MonkeyPatc
         await delayed.wait()
         for handle in late:
             handle.cancel()
+        assert one.selected is not None
+        assert other.selected is not None
+
+
+async def test_consent_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks go on through it, and one answer is enough."""
+    monkeypatch.setattr(ice, "CONSENT_INTERVAL", 0.05)
+    monkeypatch.setattr(ice, "CONSENT_TIMEOUT", 5.0)
+    async with agent() as one, agent(controlling=False) as other, joined(one, other):
+        send, lost, passed = StunProtocol.send_stun, 0, 0
+        over = asyncio.Event()
+
+        def send_or_lose(protocol: StunProtocol, message: stun.Message, address: tuple[str, int]) -> None:
+            nonlocal lost, passed
+            if lost < 20:
+                lost += 1
+                return
+            send(protocol, message, address)
+            passed += 1
+            if passed > 100:
+                over.set()
+
+        monkeypatch.setattr(StunProtocol, "send_stun", send_or_lose)
+        await over.wait()
         assert one.selected is not None
         assert other.selected is not None
 
