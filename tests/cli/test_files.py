@@ -81,8 +81,18 @@ async def test_a_tree_arrives_equal(shell: Shell, tmp_path: Path) -> None:
     source, inbox = tmp_path / "-süße 🥦", tmp_path / "inbox"
     (source / "empty" / "er").mkdir(parents=True)
     (source / "closed").mkdir(mode=0o700)
-    for name in ("-rf", "--", "new\nline", "日本語.txt", "e\u0301", ".hidden", " space ", "a*?"):
-        (source / name).write_bytes(name.encode())
+    for name in (
+        "-rf",
+        "--",
+        "new\nline",
+        "日本語.txt",
+        "e\u0301",
+        ".hidden",
+        " space ",
+        "a*?",
+        "no UTF-8 \udce9",
+    ):
+        (source / name).write_bytes(os.fsencode(name))
     (source / "zero").touch()
     (source / "closed" / "run").write_bytes(b"#!/bin/sh\n")
     (source / "closed" / "run").chmod(0o750)
@@ -100,6 +110,7 @@ async def test_a_tree_arrives_equal(shell: Shell, tmp_path: Path) -> None:
     assert (sent.code, code) == (0, 0), sent.err
     assert tree(inbox / source.name) == tree(source)
     assert [path.name for path in inbox.iterdir()] == [source.name]
+    assert "there already" not in sent.err  # a hole is sent, too
     here = (inbox / source.name / "sparse").stat()
     assert here.st_blocks * 512 < 1 << 20, "the hole was filled"
 

@@ -112,7 +112,8 @@ class Resuming(Event):
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded(Event):
-    """A transfer is over. `bytes` went over the network, `size` is what they brought or confirmed."""
+    """A transfer is over. `bytes` of content came over, as data or holes; `size` is what they brought or
+    confirmed."""
 
     event: ClassVar[str] = "transferred"
     peer: str

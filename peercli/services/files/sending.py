@@ -102,7 +102,7 @@ class Sending:
     """A selection of files. `over` a connection it is sent; over the next one it goes on; `close` at the end.
 
     Attributes:
-        sent: bytes of content handed to connections so far.
+        sent: bytes of content handed to connections so far, those of holes included.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class Sending:
                 chunks = await in_thread(stopped, self._reader.read, plan, stopped)
                 await line.drained()
                 for chunk in chunks:
-                    self.sent += len(chunk.data)
-                    self._resumed.setdefault(chunk.entry, chunk.offset)
                     length = len(chunk.data) + chunk.hole
+                    self.sent += length
+                    self._resumed.setdefault(chunk.entry, chunk.offset)
                     self._meter.at(chunk.entry, chunk.offset + length, length, now())
                 for settled in sender.read(chunks):
                     if isinstance(settled, Settled):
