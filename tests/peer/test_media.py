@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from aiortc import (
@@ -35,6 +36,7 @@ from peercli.peer.peer import Peer
 from peercli.rtc.rtp import MAX_FRAMES
 from tests.brokers import our_server
 from tests.peer.peers import event, make, pair, payload, until
+from tests.rtc.ice_servers import coturn
 from tests.server import clients
 from tests.tracks import GREEN, YELLOW, Moving, Tone, TwoColours, colours, level, near, stream
 
@@ -125,6 +127,28 @@ async def test_h264() -> None:
         sent = here.stats().video_sent
         assert sent is not None
         assert sent.codec == "H264"
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_by_a_relay(tmp_path: Path, transport: Literal["udp", "tcp"]) -> None:
+    async with coturn(tmp_path) as turn:
+        options: dict[str, Any] = {
+            "ice_servers": (turn.server(transport=transport),),
+            "relay": True,
+            "take_calls": True,
+        }
+        async with pair(**options) as (alice, bob):
+            here = alice.ring("bob", stream())
+            there = await bob.accept_call()
+            there.answer(stream())
+            await asyncio.gather(here.opened(), there.opened())
+            assert there.route is not None
+            assert there.route.relayed
+            await comes_through(here.remote_stream)
+            await comes_through(there.remote_stream)
+            await here.close()
+            async with asyncio.timeout(1):
+                assert isinstance(await there.closed(), ConnectionClosed)
 
 
 async def test_events() -> None:
