@@ -125,6 +125,8 @@ def listen(
                 "--exec would let anybody who knows the id run the command",
                 hint="name who may with --allow ID, set a --secret, or say --allow-anyone",
             )
+        if not answer and (file or video or audio or record or play or view):
+            raise UsageError("what is sent, recorded and shown in calls needs --answer")
         if record == "-":
             raise UsageError("--record - needs a stdout of its own", hint="peercli call --record -")
         from peercli.cli.transfers import inbox_for, transfer_view

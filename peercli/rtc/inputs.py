@@ -48,7 +48,7 @@ BLOCK = 960  # samples: 20 ms, an Opus packet
 CLOCK = Fraction(1, 90_000)  # s; RTP's for video (RFC 7741, RFC 6184)
 TEST_SIZE, TEST_FPS = (640, 480), 30.0
 MAX_SIDE = 8192  # pixels of a picture, either way
-DRIFT = 0.1  # s by which a device's clock may be off before it is set
+DRIFT = 0.05  # s by which sound may be off its time before it is set right
 LAG = 0.5  # s by which an input may be late before its clock is set back: a stalled download, for one
 AHEAD = 2.0  # s of packets that are read to find the next of the other kind
 MOST_READY = 16  # frames that are decoded to find the next of the other kind
@@ -83,7 +83,7 @@ class Clock:
         return self._started.is_set()
 
     def now(self) -> float:
-        return time.monotonic() - self._zero
+        return time.monotonic() - self._zero if self.running else 0.0
 
     def wait_until(self, due: float) -> float:
         """How late it is, in seconds, once it is `due`; raises Stopped."""
@@ -195,9 +195,9 @@ class Listening:
         return {"audio"}
 
     def frames(self, clock: Clock) -> Iterator[Frame]:
-        timed = _ByArrival(clock)
+        resampled = _Resampled()
         for block in self._microphone.blocks(clock.stopped):
-            yield from timed.feed(block)
+            yield from resampled.feed(block, clock.now())
 
     def interrupt(self) -> None:
         pass
@@ -239,14 +239,14 @@ class Capture:
 
     def frames(self, clock: Clock) -> Iterator[Frame]:
         assert self._container is not None
-        timed = _ByArrival(clock)
+        resampled = _Resampled()
         due = 0.0
         while True:
             try:
                 frames: Iterator[Any] = self._container.decode()
                 for frame in frames:
                     if isinstance(frame, av.AudioFrame):
-                        yield from timed.feed(frame)
+                        yield from resampled.feed(frame, clock.now())
                     else:
                         now = clock.now()
                         if self._shape.fps is not None and clock.running:
@@ -282,6 +282,7 @@ class Recording:
         self._shape = shape
         self._pipe = _Pipe(0) if path == "-" else None
         self._container: InputContainer | None = None
+        self._streams: list[Any] = []
         self._first: list[tuple[float, Frame]] = []
         self._decoded: Iterator[tuple[float, Frame]] = iter(())
 
@@ -293,7 +294,7 @@ class Recording:
                 self._container = av.open(self._path, "r", timeout=URL_TIMEOUT)
             else:
                 self._container = av.open(os.path.abspath(self._path), "r")
-            streams = self._streams()
+            streams = self._streams = self._choose()
             have: set[Media] = {stream.type for stream in streams}
             if missing := (self._wanted - have if self._required else not have and self._wanted):
                 raise UsageError(f"{self.name} has no {' and no '.join(sorted(missing))} in it")
@@ -307,7 +308,7 @@ class Recording:
         self._loop = self._loop and self._pipe is None and bool(self._container.duration)
         return have
 
-    def _streams(self) -> list[Any]:
+    def _choose(self) -> list[Any]:
         """The best of each kind that is wanted. The picture on the cover of an album is no video."""
         assert self._container is not None
         found = []
@@ -331,8 +332,7 @@ class Recording:
                 pieces: list[Frame] = [self._shape.fit(decoded)]
                 pieces[0].pts, pieces[0].time_base = int(at / CLOCK), CLOCK
             else:
-                decoded.pts, decoded.time_base = int(at * RATE), Fraction(1, RATE)
-                pieces = [*resampled.feed(decoded)]
+                pieces = [*resampled.feed(decoded, at + _length(decoded))]
             for piece in pieces:
                 late = clock.wait_until(float(piece.time or 0) + slip)
                 if late > LAG:
@@ -354,7 +354,9 @@ class Recording:
                 return
             base += end - zero
             self._container.seek(self._container.start_time or 0)
-            self._first, self._decoded = [], self._decode(self._streams())
+            for stream in self._streams:
+                stream.codec_context.flush_buffers()
+            self._first, self._decoded = [], self._decode(self._streams)
 
     def _decode(self, streams: list[Any]) -> Iterator[tuple[float, Frame]]:
         """The frames of all streams, in the order of their times: containers interleave but roughly."""
@@ -436,37 +438,34 @@ class _Pipe:
 
 
 class _Resampled:
-    """Sound as Opus takes it: 48 kHz, 16 bits, stereo, 20 ms at once."""
+    """Sound as Opus takes it: 48 kHz, 16 bits, stereo, 20 ms at once, without gaps between the blocks.
+
+    Times of blocks jitter by the rounding of a container, or by whatever else a device's computer does; one
+    follows the other here unless they are off by more than DRIFT.
+    """
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
         self._format: tuple[str, str, int] | None = None
+        self._waiting = 0  # samples that do not fill a block yet
+        self._next = 0
 
-    def feed(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
+    def feed(self, frame: av.AudioFrame, end: float) -> Iterator[av.AudioFrame]:
+        """The blocks that are full now that there is `frame`, whose last sample is at `end` seconds."""
         format = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if format != self._format:  # it may change in the middle of a stream
-            self._format = format
-            self._resampler = AudioResampler("s16", "stereo", RATE, frame_size=BLOCK)
-        assert self._resampler is not None
-        return self._resampler.resample(frame)
-
-
-class _ByArrival:
-    """Times for the sound of a device, whose own clock is of no use beside another device's pictures."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._resampled = _Resampled()
-        self._next: int | None = None
-
-    def feed(self, block: av.AudioFrame) -> Iterator[av.AudioFrame]:
-        for frame in self._resampled.feed(block):
-            heard = int(self._clock.now() * RATE) - frame.samples
-            if self._next is None or abs(heard - self._next) > DRIFT * RATE:
-                self._next = heard
-            frame.pts, frame.time_base = self._next, Fraction(1, RATE)
-            self._next += frame.samples
-            yield frame
+        if self._resampler is None or format != self._format:  # it may change in the middle of a stream
+            self._resampler, self._format = AudioResampler("s16", "stereo", RATE, frame_size=BLOCK), format
+            self._waiting = 0
+        self._waiting += round(frame.samples * RATE / frame.sample_rate)
+        frame.pts = None
+        for block in self._resampler.resample(frame):
+            start = max(0, int(end * RATE) - self._waiting)
+            if abs(start - self._next) > DRIFT * RATE:
+                self._next = start
+            block.pts, block.time_base = self._next, Fraction(1, RATE)
+            self._next += block.samples
+            self._waiting -= block.samples
+            yield block
 
 
 def _earliest(ready: dict[int, deque[tuple[float, Frame]]]) -> tuple[float, Frame]:

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import av
 from aiortc import MediaStreamTrack
@@ -69,18 +70,20 @@ class _Feed:
         return await asyncio.shield(self._opened)
 
     def _run(self) -> None:
-        # The loop may be closed under a thread that was left behind.
-        with suppress(RuntimeError):
-            try:
-                opened = self.input.open()
-            except UsageError as error:
-                self._loop.call_soon_threadsafe(self._opened.set_exception, error)
-            else:
-                self._loop.call_soon_threadsafe(self._opened.set_result, opened)
-                self._read()
-            finally:
-                self.input.close()
-                self._loop.call_soon_threadsafe(self.done.set)
+        try:
+            opened = self.input.open()
+        except UsageError as error:
+            self._tell(self._opened.set_exception, error)
+        else:
+            self._tell(self._opened.set_result, opened)
+            self._read()
+        finally:
+            self.input.close()
+            self._tell(self.done.set)
+
+    def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop may be closed under a thread that was left behind
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _read(self) -> None:
         try:
@@ -88,7 +91,7 @@ class _Feed:
                 if self._clock.stopped.is_set():
                     return
                 if self._clock.running:
-                    self._loop.call_soon_threadsafe(self._take, frame, self.input.live)
+                    self._tell(self._take, frame, self.input.live)
         except Stopped:
             return
         except (FFmpegError, OSError) as error:

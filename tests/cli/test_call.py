@@ -18,6 +18,7 @@ from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH
 from tests.cli.shell import DEVNULL, Done, Shell, fresh
 from tests.clips import Recording, loudness, make_clip, make_flashes, similarity
 from tests.commands import Command
+from tests.schema import check
 
 RATE = 48_000  # samples/s
 SYNC = 0.060  # s that sound and picture may be apart
@@ -143,6 +144,7 @@ async def test_into_a_pipe_and_out_of_one(shell: Shell, tmp_path: Path) -> None:
     recording = Recording.read(out)
     assert recording.codecs == {"video": "h264", "audio": "opus"}
     assert len(recording.pictures) > 80
+    check(receiver.stderr)
     events = [json.loads(line)["event"] for line in receiver.stderr.splitlines()]
     assert {"open", "call", "answered", "route", "stats", "recorded", "close"} <= set(events)
 
