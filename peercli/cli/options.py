@@ -11,7 +11,6 @@ import typer
 from peercli.cli.console import Console
 from peercli.errors import UsageError
 from peercli.options import (
-    DEFAULT_ICE_SERVERS,
     Broker,
     IceServer,
     parse_broker,
@@ -202,10 +201,10 @@ def make_brokers(server: list[str]) -> list[Broker]:
     return [parse_broker(url) for url in server]
 
 
-def make_ice_servers(ice: list[str] | None) -> tuple[IceServer, ...]:
-    """The servers that `--ice` names; raises UsageError."""
+def make_ice_servers(ice: list[str] | None) -> tuple[IceServer, ...] | None:
+    """The servers that `--ice` names, None for those of the broker or PeerJS; raises UsageError."""
     if not ice:
-        return DEFAULT_ICE_SERVERS
+        return None
     return tuple(parse_ice_server(url) for url in ice if url != "none")
 
 

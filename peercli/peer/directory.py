@@ -1,4 +1,4 @@
-"""The broker's list of ids, where it admits to one (PeerServer's `allow_discovery`)."""
+"""What a broker tells by HTTP: the ids of its peers, where it admits to them, and TURN servers it offers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
 from urllib.request import urlopen
 
-from peercli.errors import NetworkError, ServerError
-from peercli.options import Broker
+from peercli.errors import NetworkError, ServerError, UsageError
+from peercli.options import DEFAULT_BROKER, Broker, IceServer, parse_ice_server
 
-__all__ = ["list_peers"]
+__all__ = ["ICE_TIMEOUT", "OfferedIce", "list_peers", "offered_ice"]
 
 HTTP_TIMEOUT = 10.0  # s
 MAX_ANSWER = 1 << 26  # bytes
+ICE_TIMEOUT = 2.0  # s; nobody offers servers who takes longer
+MAX_ICE_ANSWER = 1 << 16  # bytes
+MAX_ICE_SERVERS = 16
+MIN_TTL = 60.0  # s
 
 
 async def list_peers(brokers: Sequence[Broker]) -> list[str]:
@@ -53,3 +59,50 @@ def _list_peers(broker: Broker) -> list[str]:
     if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
         raise ServerError(f"the broker {broker.url} did not answer with a list of ids")
     return peers
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedIce:
+    """The STUN and TURN servers of a broker. Their credentials are good for `ttl` seconds."""
+
+    servers: tuple[IceServer, ...]
+    ttl: float
+
+
+async def offered_ice(brokers: Sequence[Broker], id: str, token: str) -> OfferedIce | None:
+    """What the first broker that offers servers does (`GET {path}{key}/ice`); None if none does.
+
+    PeerServer has nothing of the kind; so PeerJS's own is not asked.
+    """
+    for broker in brokers:
+        if broker != DEFAULT_BROKER:
+            with contextlib.suppress(
+                OSError,
+                HTTPException,
+                UsageError,
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                RecursionError,
+            ):
+                return await asyncio.to_thread(_offered_ice, broker, id, token)
+    return None
+
+
+def _offered_ice(broker: Broker, id: str, token: str) -> OfferedIce:
+    """Raises what `offered_ice` suppresses: it offers none, or nothing that could be read."""
+    url = f"{broker.api_url('ice')}?{urlencode({'id': id, 'token': token})}"
+    with urlopen(url, timeout=ICE_TIMEOUT) as answer:
+        offer = json.loads(answer.read(MAX_ICE_ANSWER))
+    found: list[IceServer] = []
+    for entry in offer["iceServers"]:
+        urls = entry["urls"]
+        user, password = entry.get("username", ""), entry.get("credential", "")
+        for server in [urls] if isinstance(urls, str) else urls:
+            scheme, _, place = server.partition(":")
+            login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if scheme.startswith("turn") else ""
+            found.append(parse_ice_server(f"{scheme}:{login}{place}"))
+    if not found:
+        raise ValueError("no servers")
+    return OfferedIce(tuple(found[:MAX_ICE_SERVERS]), max(float(offer["ttl"]), MIN_TTL))

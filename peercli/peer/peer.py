@@ -7,6 +7,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -40,7 +41,7 @@ from peercli.peer.broker import Event
 from peercli.peer.brokers import BrokerSockets
 from peercli.peer.connection import Connection
 from peercli.peer.data import DataConnection
-from peercli.peer.directory import list_peers
+from peercli.peer.directory import ICE_TIMEOUT, list_peers, offered_ice
 from peercli.peer.emitter import Emitter
 from peercli.peer.media import MediaConnection, check_video_codec
 from peercli.protocol.auth import Credentials
@@ -64,6 +65,7 @@ C = TypeVar("C")
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 30.0  # s
+ICE_RETRY = 600.0  # s before a broker that offered no servers is asked again
 MAX_CONNECTIONS = 1024  # of one peer, unless told otherwise
 MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
 MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
@@ -86,7 +88,8 @@ class Peer(Emitter):
         id: who to be; by default a fresh random id, made here.
         server: the broker, as a URL or a `Broker`; or several, at all of which others can find us.
         token: what proves to the broker that the id is mine when I come back.
-        ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used.
+        ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used. By default those
+            that the broker offers; if it does not, PeerJS's.
         relay: connect only through TURN.
         secret: what both sides must prove to know, on every connection, before anything else passes.
         credentials: the same, with keys; instead of `secret`.
@@ -111,7 +114,7 @@ class Peer(Emitter):
         *,
         server: str | Broker | Sequence[str | Broker] = DEFAULT_BROKER,
         token: str | None = None,
-        ice_servers: Sequence[str | IceServer] = DEFAULT_ICE_SERVERS,
+        ice_servers: Sequence[str | IceServer] | None = None,
         relay: bool = False,
         secret: str | None = None,
         credentials: Credentials | None = None,
@@ -132,11 +135,16 @@ class Peer(Emitter):
             raise UsageError("a peer needs a broker")
         self.token = token or random_token()
         self.ice = IceOptions(
-            tuple(parse_ice_server(server) if isinstance(server, str) else server for server in ice_servers),
+            DEFAULT_ICE_SERVERS
+            if ice_servers is None
+            else tuple(parse_ice_server(one) if isinstance(one, str) else one for one in ice_servers),
             relay,
             port_range,
             tuple(interfaces),
         )
+        self._takes_offered_ice = ice_servers is None
+        self._ice_keeper: asyncio.Task[None] | None = None
+        self._ice_known = asyncio.Event()  # whether the broker offers servers
         self.max_connections = max_connections
         self.lasting = lasting
         self._admit = admit
@@ -186,7 +194,22 @@ class Peer(Emitter):
             self._opening = asyncio.get_running_loop().create_future()
             self._refusal = None
             self._socket.connect()
+        if self._takes_offered_ice and self._ice_keeper is None:
+            self._ice_keeper = asyncio.create_task(self._keep_ice())
         await asyncio.shield(self._opening)
+        if self._takes_offered_ice:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ICE_TIMEOUT):
+                    await self._ice_known.wait()
+
+    async def _keep_ice(self) -> None:
+        """Use the servers that the broker offers, with credentials that are good for a while yet."""
+        while True:
+            offer = await offered_ice(self.brokers, self.id, self.token)
+            if offer is not None:
+                self.ice = replace(self.ice, servers=offer.servers)
+            self._ice_known.set()
+            await asyncio.sleep(offer.ttl / 2 if offer else ICE_RETRY)
 
     def disconnect(self) -> None:
         """Leave the broker: nobody new can find us. Connections that are open go on, others fail."""
@@ -221,6 +244,9 @@ class Peer(Emitter):
             await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
             if self._socket is not None:
                 await self._socket.close()
+            if self._ice_keeper is not None:
+                self._ice_keeper.cancel()
+                await asyncio.wait([self._ice_keeper])
             if self._tasks:
                 await asyncio.wait(self._tasks)
         finally:

@@ -108,11 +108,18 @@ class Coturn:
         self.process.send_signal(signal.SIGSTOP)
 
 
+_ONE_USER = ("--lt-cred-mech", "--user=user:secret")
+
+
 @asynccontextmanager
 async def coturn(
-    folder: Path, address: str = "127.0.0.1", tls: Certificate | None = None
+    folder: Path, address: str = "127.0.0.1", tls: Certificate | None = None, secret: str | None = None
 ) -> AsyncIterator[Coturn]:
-    """The real TURN server, over UDP and TCP, on request TLS too; its files go to `folder`."""
+    """The real TURN server, over UDP and TCP, on request TLS too; its files go to `folder`.
+
+    Args:
+        secret: lets in whoever has credentials signed by it, instead of the one user.
+    """
     program = tools.program("turnserver")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
@@ -123,8 +130,9 @@ async def coturn(
     secure = (f"--cert={tls.cert}", f"--pkey={tls.key}", f"--tls-listening-port={tls_port}") if tls else ()
     process = await asyncio.create_subprocess_exec(
         program,
-        *("-n", "--no-cli", "--no-dtls", "--lt-cred-mech", "--fingerprint", "--no-rfc5780"),
-        *("--realm=test", "--user=user:secret", "--allow-loopback-peers"),
+        *("-n", "--no-cli", "--no-dtls", "--fingerprint", "--no-rfc5780"),
+        *("--realm=test", "--allow-loopback-peers"),
+        *(("--use-auth-secret", f"--static-auth-secret={secret}") if secret else _ONE_USER),
         *(secure or ("--no-tls",)),
         *(f"--listening-ip={address}", f"--relay-ip={address}", f"--listening-port={port}"),
         *(f"--userdb={folder / 'turndb'}", f"--pidfile={folder / 'pid'}", "--log-file=stdout"),
