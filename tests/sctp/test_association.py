@@ -538,11 +538,11 @@ def watchful(path: Path | None = None) -> Simulation:
 @pytest.mark.parametrize("idle", [0.0, 0.3, 1.0, 30.0])
 @pytest.mark.parametrize("sending", [False, True])
 def test_a_dead_far_side_is_noticed_within_ten_seconds(idle: float, sending: bool) -> None:
-    simulation = watchful()
+    simulation = watchful(Path(rate=1e6))
     channel = simulation.client.association.open_channel("x")
     simulation.run(seconds=idle)
     if sending:
-        simulation.client.to_send[channel] = [bytes(60_000)] * 10_000
+        simulation.client.to_send[channel] = [bytes(60_000)] * 1_000
         simulation.run(seconds=1.0)
     death = simulation.now
     simulation.there.loss = simulation.back.loss = 1.0
