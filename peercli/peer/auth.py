@@ -111,7 +111,7 @@ class Gate:
         """A secret that is good once has been used: by those who proved it, or by a guesser."""
         if self.credentials.once:
             secret = proven.derive("again") if proven else secrets.token_bytes()
-            self.credentials = replace(self.credentials, secret=secret.hex())
+            self.credentials = replace(self.credentials, secret=secret.hex(), once=proven is None)
 
 
 class _Exchange:

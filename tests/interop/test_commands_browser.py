@@ -189,3 +189,16 @@ async def test_listen_outlives_a_killed_broker(page: Page) -> None:
         for connection in (there, await theirs.connect(id)):
             await connection.send("afterwards")
             assert await connection.receive() == ["afterwards"]
+
+
+async def test_a_page_can_prove_nothing(page: Page, server: str) -> None:
+    """Where there is a secret it is refused, in whichever direction, and both sides are told."""
+    async with shell(server, "listen", "--secret", "a secret") as listen:
+        id = await listen.says("Listening as ")
+        theirs = await page.peer(server)
+        await theirs.dial(id)
+        assert (await theirs.happened("error"))["type"] == "peer-unavailable"
+        assert "has no secret set" in await listen.says(f"Refused {theirs.id}")
+        async with shell(server, "connect", theirs.id, "--secret", "a secret") as connect:
+            assert await connect.exit_code() == 10
+            assert "a PeerJS page cannot prove anything" in connect.stderr

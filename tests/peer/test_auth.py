@@ -125,6 +125,34 @@ async def test_a_page_that_can_prove_nothing_is_turned_away() -> None:
         await link.close()
 
 
+async def test_a_secret_that_is_good_once() -> None:
+    """Those two who had it can come back; nobody else can, nor keep them from it."""
+    once = Credentials("a code", once=True)
+    async with (
+        our_server() as url,
+        make("alice", url, credentials=once) as alice,
+        make("late", url, credentials=once) as late,
+        make("bob", url, credentials=once) as bob,
+    ):
+        for _ in range(2):
+            await (await alice.connect("bob")).close()
+            with pytest.raises(AuthenticationFailed):
+                await late.connect("bob")
+
+
+async def test_a_wrong_guess_spends_a_secret_that_is_good_once() -> None:
+    once = Credentials("a code", once=True)
+    async with (
+        our_server() as url,
+        make("guesser", url, secret="a guess") as guesser,
+        make("alice", url, credentials=once) as alice,
+        make("bob", url, credentials=once),
+    ):
+        for unlucky in (guesser, alice):
+            with pytest.raises(AuthenticationFailed):
+                await unlucky.connect("bob")
+
+
 # Guessing -------------------------------------------------------------------------------------
 
 
