@@ -102,6 +102,11 @@ class LastingConnection:
         """How packets go to the far side, for the time being."""
         return self._connection.route
 
+    @property
+    def max_message(self) -> int:
+        """Bytes that the far side takes in one message of the channel."""
+        return self._connection.max_message
+
     async def closed(self) -> PeerError:
         """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
         await self._ended.wait()

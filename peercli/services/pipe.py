@@ -34,6 +34,7 @@ __all__ = ["PIPE", "Pipe"]
 PIPE: dict[str, Any] = {"label": "pipe", "metadata": METADATA, "serialization": "raw", "reliable": True}
 """How a connection for a pipe is opened, in the words of `Peer.connect`."""
 
+LARGE_PIECE = 1 << 18  # bytes in a message to a peercli that takes them
 WRITE = 1 << 20  # bytes given to the sink at once, if they are there: it has a thread to wake each time
 ABORT_TIMEOUT = 1.0  # s to tell the peer that we give up
 
@@ -187,7 +188,8 @@ class Pipe:
             await self._until(lambda: self._plain or self._out.room > 0 or not self._wanted)
             if not self._wanted:
                 return
-            size = PIECE if self._plain else min(PIECE, self._out.room)
+            # A message costs something whatever its size: as large as the far side takes.
+            size = PIECE if self._plain else min(self._connection.max_message, LARGE_PIECE, self._out.room)
             piece = data[start : start + size]
             start += len(piece)
             self._out.sent += len(piece)

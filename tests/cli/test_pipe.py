@@ -117,7 +117,10 @@ async def test_slow_reader(shell: Shell) -> None:
                 assert calling.process.stdin
                 calling.process.stdin.write(bytes(total))
                 calling.end_input()
-                await asyncio.wait_for(standing_still(calling, waiting), 60)
+                async with asyncio.timeout(120):
+                    while calling.process.stdin.transport.get_write_buffer_size() > total - WINDOW // 2:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                    await standing_still(calling, waiting)
                 before = memory(calling) + memory(waiting)
                 await waiting.write(b"against the stream")
                 waiting.end_input()
