@@ -132,7 +132,7 @@ async def test_a_secret_that_is_good_once() -> None:
         our_server() as url,
         make("alice", url, credentials=once) as alice,
         make("late", url, credentials=once) as late,
-        make("bob", url, credentials=once) as bob,
+        make("bob", url, credentials=once),
     ):
         for _ in range(2):
             await (await alice.connect("bob")).close()
