@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple
 
 from peercli.errors import UsageError
 
-__all__ = ["Device", "Driver", "Kind", "driver_for", "list_devices"]
+__all__ = ["DEVICES_HINT", "Device", "Driver", "Kind", "driver_for", "list_devices"]
 
 Kind = Literal["camera", "mic", "screen", "speaker"]
 
+DEVICES_HINT = "--list-devices tells what there is; --video and --audio choose, test and none among it"
 SCREEN_FPS = 15.0  # unless told otherwise: text does not move much
 CAMERA_FPS = 30.0
 
@@ -96,14 +97,14 @@ def _v4l2_path(name: str) -> str:
     for device in _v4l2():
         if name.lower() in device.description.lower():
             return device.name
-    raise UsageError(f"there is no camera {name}", hint="--list-devices tells what there is")
+    raise UsageError(f"there is no camera {name}", hint=DEVICES_HINT)
 
 
 def _first(kind: Kind) -> str:
     for device in list_devices():
         if device.kind == kind:
             return device.name
-    raise UsageError(f"there is no {kind} here", hint="--list-devices tells what there is")
+    raise UsageError(f"there is no {kind} here", hint=DEVICES_HINT)
 
 
 def list_devices() -> list[Device]:

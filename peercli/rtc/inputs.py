@@ -21,7 +21,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from peercli.errors import UsageError
-from peercli.rtc.devices import Driver
+from peercli.rtc.devices import DEVICES_HINT, Driver
 from peercli.rtc.pattern import Pattern, Tone
 from peercli.rtc.sound import Microphone
 
@@ -51,6 +51,7 @@ MAX_SIDE = 8192  # pixels of a picture, either way
 DRIFT = 0.05  # s by which sound may be off its time before it is set right
 LAG = 0.5  # s by which an input may be late before its clock is set back: a stalled download, for one
 AHEAD = 2.0  # s of packets that are read to find the next of the other kind
+MOST_AHEAD = 500  # packets of them, where they do not say how long they last
 MOST_READY = 16  # frames that are decoded to find the next of the other kind
 URL_TIMEOUT = 10.0  # s without a byte
 
@@ -131,10 +132,35 @@ class Shape:
         return frame.reformat(width=width, height=height, format="yuv420p", dst_color_range="MPEG")
 
 
-class Pictures:
-    """The test picture."""
+class _Thinned:
+    """Leaves out pictures that come more often than `fps` times a second; None leaves out none."""
+
+    def __init__(self, fps: float | None) -> None:
+        self._interval = 1 / fps if fps is not None else 0.0
+        self._due = 0.0
+
+    def leaves_out(self, at: float) -> bool:
+        """Whether the picture of this time, in seconds, is one too many."""
+        if at < self._due - self._interval / 2:
+            return True
+        self._due = max(self._due + self._interval, at)
+        return False
+
+
+class _Generated:
+    """What is made here needs no opening."""
 
     name, live = "test", False
+
+    def interrupt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Pictures(_Generated):
+    """The test picture."""
 
     def __init__(self, shape: Shape) -> None:
         width, height = shape.size or TEST_SIZE
@@ -157,14 +183,8 @@ class Pictures:
             yield frame
             counter += 1
 
-    def interrupt(self) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
-
-
-class Sine(Pictures):
+class Sine(_Generated):
     """The test tone."""
 
     def __init__(self) -> None:
@@ -227,9 +247,7 @@ class Capture:
                     raise
                 self._container = self._try(driver.options)
         except (FFmpegError, OSError, ValueError) as error:
-            raise UsageError(
-                f"{self.name} cannot be opened: {reason(error)}", hint="--list-devices tells what there is"
-            ) from None
+            raise UsageError(f"{self.name} cannot be opened: {reason(error)}", hint=DEVICES_HINT) from None
         have: set[Media] = set()
         have |= {"video"} if self._container.streams.video else set()
         return have | ({"audio"} if self._container.streams.audio else set())
@@ -239,8 +257,7 @@ class Capture:
 
     def frames(self, clock: Clock) -> Iterator[Frame]:
         assert self._container is not None
-        resampled = _Resampled()
-        due = 0.0
+        resampled, thinned = _Resampled(), _Thinned(self._shape.fps)
         while True:
             try:
                 frames: Iterator[Any] = self._container.decode()
@@ -249,10 +266,8 @@ class Capture:
                         yield from resampled.feed(frame, clock.now())
                     else:
                         now = clock.now()
-                        if self._shape.fps is not None and clock.running:
-                            if now < due - 0.5 / self._shape.fps:
-                                continue
-                            due = max(due + 1 / self._shape.fps, now)
+                        if not clock.running or thinned.leaves_out(now):
+                            continue
                         frame = self._shape.fit(frame)
                         frame.pts, frame.time_base = int(now / CLOCK), CLOCK
                         yield frame
@@ -321,14 +336,12 @@ class Recording:
         return found
 
     def frames(self, clock: Clock) -> Iterator[Frame]:
-        resampled = _Resampled()
-        slip = due = 0.0
+        resampled, thinned = _Resampled(), _Thinned(self._shape.fps)
+        slip = 0.0
         for at, decoded in self._again():
             if isinstance(decoded, av.VideoFrame):
-                if self._shape.fps is not None:
-                    if at < due - 0.5 / self._shape.fps:
-                        continue
-                    due = max(due + 1 / self._shape.fps, at)
+                if thinned.leaves_out(at):
+                    continue
                 pieces: list[Frame] = [self._shape.fit(decoded)]
                 pieces[0].pts, pieces[0].time_base = int(at / CLOCK), CLOCK
             else:
@@ -379,6 +392,7 @@ class Recording:
             yield _earliest(ready)
 
     def _in_order(self, streams: list[Any]) -> Iterator[Any]:
+        """The packets of all streams, the earliest first, as far as AHEAD and MOST_AHEAD let it be seen."""
         assert self._container is not None
         waiting: dict[int, deque[Any]] = {stream.index: deque() for stream in streams}
         last = dict.fromkeys(waiting, float("-inf"))
@@ -396,11 +410,9 @@ class Recording:
                 filled = [index for index in waiting if waiting[index]]
                 if not filled:
                     break
-                longest = max(
-                    sum((p.duration or 0) * float(p.time_base or 0) for p in waiting[index])
-                    for index in filled
-                )
-                if len(filled) < len(waiting) and longest < AHEAD:
+                known = len(waiting[filled[0]])
+                length = sum((p.duration or 0) * float(p.time_base or 0) for p in waiting[filled[0]])
+                if len(filled) < len(waiting) and length < AHEAD and known < MOST_AHEAD:
                     break
                 yield waiting[min(filled, key=first)].popleft()
         while filled := [index for index in waiting if waiting[index]]:

@@ -11,6 +11,7 @@ from typing import Any
 from av import AudioFrame
 
 from peercli.errors import UsageError
+from peercli.rtc.devices import DEVICES_HINT
 
 __all__ = ["RATE", "Microphone", "Speaker", "has_portaudio", "list_sound_devices"]
 
@@ -76,7 +77,7 @@ class Microphone:
         except (portaudio.PortAudioError, ValueError) as error:
             raise UsageError(
                 f"the microphone {self._name or '(default)'} cannot be opened: {_reason(error)}",
-                hint="--list-devices tells what there is",
+                hint=DEVICES_HINT,
             ) from None
 
     def blocks(self, stopped: threading.Event) -> Iterator[AudioFrame]:

@@ -25,7 +25,7 @@ from aiortc.mediastreams import MediaStreamError
 from av.error import FFmpegError
 
 from peercli.errors import ConnectionLost, PeerError, UsageError
-from peercli.rtc.devices import driver_for
+from peercli.rtc.devices import DEVICES_HINT, driver_for
 from peercli.rtc.inputs import (
     Capture,
     Clock,
@@ -306,5 +306,5 @@ def _input(kind: Media, spec: str, *, loop: bool, shape: Shape) -> Input:
         case ("video", "camera" | "screen" as device) | ("audio", "mic" as device):
             return Capture(device, driver_for(device, name, shape.size, shape.fps), shape)
         case _, "camera" | "screen" | "mic":
-            raise UsageError(f"{kind} cannot come from {what}", hint="--list-devices tells what there is")
+            raise UsageError(f"{kind} cannot come from {what}", hint=DEVICES_HINT)
     return Recording(spec, {kind}, required=True, loop=loop, shape=shape)

@@ -1,0 +1,149 @@
+"""Recordings of every kind, whatever comes to be recorded; and pictures as a terminal shows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from peercli.errors import StorageFailed, UsageError
+from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH, Pattern, Tone
+from peercli.rtc.recorder import Recorder, check_recording
+from peercli.rtc.terminal import Style, render, style_of
+from tests.clips import Recording, loudness
+
+RATE = 48_000  # samples/s
+BLOCK = 960  # samples
+
+
+def sound(seconds: float, *, without: range = range(0)) -> Iterator[av.AudioFrame]:
+    """The tone, in blocks, but for the blocks of these numbers."""
+    tone = Tone()
+    for number in range(int(seconds * RATE / BLOCK)):
+        if number not in without:
+            yield tone.play(number * BLOCK, BLOCK)
+
+
+def pictures(seconds: float, *sizes: tuple[int, int]) -> Iterator[av.VideoFrame]:
+    """The test picture, ten times a second, of one size after the other."""
+    patterns = [Pattern(*size) for size in sizes]
+    count = int(seconds * 10)
+    for number in range(count):
+        frame = patterns[number * len(patterns) // count].draw(number, 0, "00:00:00.000")
+        frame.pts, frame.time_base = number * 9000, Fraction(1, 90_000)
+        yield frame
+
+
+async def record(path: Path, *frames: Iterator[av.AudioFrame] | Iterator[av.VideoFrame]) -> Recording:
+    """A recording of frames whose clocks are one."""
+    recorder = Recorder(str(path), {"audio", "video"} if len(frames) == 2 else {"audio"})
+    for kind in frames:
+        for frame in kind:
+            recorder.take(frame, 1000.0)
+    assert await recorder.close()
+    return Recording.read(path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "video", "audio"),
+    [
+        ("mp4", "h264", "aac"),
+        ("mov", "h264", "aac"),
+        ("mkv", "h264", "opus"),
+        ("webm", "vp8", "opus"),
+        ("ts", "h264", "aac"),
+        ("m4a", None, "aac"),
+        ("wav", None, "pcm_s16le"),
+        ("flac", None, "flac"),
+        ("ogg", None, "opus"),
+        ("mp3", None, "mp3float"),
+    ],
+)
+async def test_every_ending(tmp_path: Path, ending: str, video: str | None, audio: str) -> None:
+    recording = await record(tmp_path / f"out.{ending}", pictures(2, (160, 120)), sound(2))
+    assert recording.codecs == ({"video": video} if video else {}) | {"audio": audio}
+    assert len(recording.pictures) == (20 if video else 0)
+    assert 1.95 <= len(recording.samples) / RATE <= 2.05
+    tone = loudness(recording.samples[RATE // 2 : RATE * 3 // 2], TONE_PITCH)
+    assert tone == pytest.approx(TONE_AMPLITUDE, rel=0.1)
+
+
+async def test_pictures_that_change_their_size(tmp_path: Path) -> None:
+    """All have the first one's."""
+    sizes = ((320, 240), (160, 120), (640, 360))
+    recording = await record(tmp_path / "out.mkv", pictures(3, *sizes), sound(3))
+    assert len(recording.pictures) == 30
+    assert {(frame.width, frame.height) for _, frame in recording.pictures} == {(320, 240)}
+    assert [mark and mark.counter for mark in recording.marks[:20]] == [*range(20)]
+
+
+async def test_lost_sound_is_silence(tmp_path: Path) -> None:
+    """What comes after it stays where it belongs."""
+    recording = await record(tmp_path / "out.wav", sound(3, without=range(50, 100)))
+    second = [loudness(recording.samples[start : start + RATE], TONE_PITCH) for start in (0, RATE, 2 * RATE)]
+    assert second == pytest.approx([TONE_AMPLITUDE, 0, TONE_AMPLITUDE], abs=0.01)
+
+
+async def test_nothing_came(tmp_path: Path) -> None:
+    """No file is left."""
+    recorder = Recorder(str(tmp_path / "out.mkv"), {"audio", "video"})
+    assert not await recorder.close()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    (tmp_path / "out.wav").symlink_to("/dev/full")
+    recorder = Recorder(str(tmp_path / "out.wav"), {"audio"})
+    for frame in sound(2):
+        recorder.take(frame, None)
+    with pytest.raises(StorageFailed, match="cannot be written: no space left"):
+        await recorder.close()
+
+
+def test_a_check_leaves_things_as_they_are(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.mp4"
+    kept.write_bytes(b"something")
+    check_recording(str(kept))
+    check_recording(str(tmp_path / "new.mp4"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.mp4"]
+    assert kept.read_bytes() == b"something"
+    for wrong in ("out.txt", "out", str(tmp_path / "none" / "out.mp4"), f"{tmp_path}.mkv/"):
+        with pytest.raises(UsageError):
+            check_recording(wrong)
+
+
+def test_a_picture_in_a_terminal() -> None:
+    """As big as fits, in the middle; its colours are those of the picture."""
+    frame = av.VideoFrame(64, 32, "rgb24")
+    row = bytes((250, 0, 0)) * 32 + bytes((0, 0, 250)) * 32
+    frame.planes[0].update(row * 32)
+    text = render(frame, 40, 20, "truecolor")
+    assert text.count("▀") == 40 * 10
+    assert text.startswith("\x1b[6;1H")
+    assert "48;2;250;0;0m" in text
+    assert "48;2;0;0;250m" in text
+    assert "48;5;196m" in render(frame, 40, 20, "palette")
+    letters = render(frame, 40, 20, "letters")
+    assert {*letters.replace("\x1b", "")} <= {*" .:-=+*#%@[;H0123456789"}
+    assert (
+        render(frame, 40, 20, "kitty").count("\x1b_G") == render(frame, 40, 20, "kitty").count("\x1b\\") == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "style"),
+    [
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, "truecolor"),
+        ({"TERM": "xterm-256color"}, "palette"),
+        ({"TERM": "xterm-kitty", "COLORTERM": "truecolor"}, "kitty"),
+        ({"TERM": "tmux-256color", "KITTY_WINDOW_ID": "1", "COLORTERM": "truecolor"}, "truecolor"),
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": "1"}, "letters"),
+        ({}, "letters"),
+    ],
+)
+def test_how_a_terminal_is_drawn_on(environment: dict[str, str], style: Style) -> None:
+    assert style_of(environment) == style
