@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from aioice.ice import StunProtocol
 from aiortc import RTCDtlsTransport, RTCSctpCapabilities
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError
@@ -38,6 +39,7 @@ BATCHES_A_TURN = 8  # batches sent before others get their turn
 DRAIN_BYTES = 1 << 20  # bytes read from a socket before others get their turn
 MAX_PACKET = LADDER[-1]  # bytes of SCTP, to a far side like this one
 MAX_STRANGERS_PACKET = 1_404  # bytes; a larger one ends Pion, and aiortc takes the rest for another packet
+MAX_EARLY = 64  # packets kept that come before the association is made; an INIT is enough
 PROBE_FROM = 16_000  # bytes in flight from which larger packets are worth a search
 BLACK_HOLE_TIMEOUTS = 2  # in a row, after which large packets are deemed lost for their size
 
@@ -126,7 +128,8 @@ class SctpTransport:
         self._loop = asyncio.get_running_loop()
         self._association: Association | None = None
         self._session: Session | None = None
-        self._udp: UdpSocket | None = None
+        self._path: StunProtocol | None = None  # ICE's, of the pair that was selected last
+        self._udp: UdpSocket | None = None  # its socket, unless a TURN server is in the way
         self._address: tuple[str, int] = ("", 0)  # of the far side
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled: asyncio.Handle | None = None
@@ -188,10 +191,10 @@ class SctpTransport:
 
     async def _handle_data(self, data: bytes) -> None:
         """A packet that aiortc decrypted, before the path was taken over."""
-        if self._association is None:
-            self._early.append(data)
-        else:
+        if self._association is not None:
             self._take([data])
+        elif len(self._early) < MAX_EARLY:
+            self._early.append(data)
 
     # For channels -----------------------------------------------------------------------------
 
@@ -352,12 +355,13 @@ class SctpTransport:
         start = 0
         while start < len(packets):
             size, end = len(packets[start]), start + 1
-            most = start + max(GSO_BYTES // (size + dtls.OVERHEAD), 1)
-            probing = size == self._mtu.probing  # alone, for it must not be cut by IP
-            while not probing and end < min(len(packets), most) and len(packets[end]) == size:
-                end += 1
-            if not probing and end < min(len(packets), most) and len(packets[end]) < size:
-                end += 1  # GSO takes a shorter one at the end
+            probing = size == self._mtu.probing
+            if not probing:  # for that goes alone: it must not be cut by IP
+                most = min(len(packets), start + max(GSO_BYTES // (size + dtls.OVERHEAD), 1))
+                while end < most and len(packets[end]) == size:
+                    end += 1
+                if end < most and len(packets[end]) < size:
+                    end += 1  # GSO takes a shorter one at the end
             try:
                 records = self._session.seal(packets[start:end])
             except SessionFailed:
@@ -414,9 +418,10 @@ class SctpTransport:
         if pair is None:
             return self._udp
         self._address = pair.remote_addr
-        if self._udp is not None and self._udp.protocol is pair.protocol:
+        if pair.protocol is self._path:
             return self._udp
         self._leave_path()
+        self._path = pair.protocol
         self._restart_mtu()
         if pair.local_candidate.type != "relay":
             # SRTP does not say how long it is: once glued, its packets could not be told apart again.
