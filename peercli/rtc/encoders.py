@@ -45,7 +45,7 @@ ASSUMED_RATE = 30  # frames a second, where bits are shared out
 FEW_BITS, MANY_BITS = 0.03, 0.16  # per pixel, from which a picture is sent in half or twice the size
 MAX_HALVINGS = 2
 THREADS = 1  # of a codec: libvpx's wait for each other by spinning, on a busy machine a hundred times as long
-STEP_DOWN, STEP_UP = 0.85, 1.25  # of the bitrate, from which VP8 is worth a new stream, with a whole picture
+STEP_DOWN, STEP_UP = 0.85, 1.25  # of the bitrate, from which a new stream is worth its whole picture
 STEP_UP_INTERVAL = 3.0  # s between such streams on the way up
 AUDIO_BITRATE = 96_000  # bit/s
 EXPECTED_AUDIO_LOSS = 5  # percent: how much redundancy Opus adds
@@ -75,6 +75,7 @@ class PictureEncoder(Encoder):
     def __init__(self) -> None:
         self._codec: av.VideoCodecContext | None = None
         self._halvings = 0
+        self._opened = (0.0, 0)  # when, and with which bitrate
 
     def _fit(self, width: int, height: int, bitrate: int) -> tuple[int, int]:
         """The size in which a picture is still worth looking at: half of it, or a quarter, on a bad path."""
@@ -91,11 +92,15 @@ class PictureEncoder(Encoder):
             frame = frame.reformat(width, height, "yuv420p")
         # A decoded file's own kinds of picture are not to be repeated.
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        if self._codec is None or (self._codec.width, self._codec.height) != (frame.width, frame.height):
-            self._codec = self._open(frame.width, frame.height, bitrate)
-        else:
-            self._codec = self._adapt(self._codec, bitrate)
-        data = b"".join(bytes(packet) for packet in self._codec.encode(frame))
+        codec = self._codec
+        if (
+            codec is None
+            or (codec.width, codec.height) != (frame.width, frame.height)
+            or self._is_outgrown(codec, bitrate)
+        ):
+            self._codec = codec = self._open(frame.width, frame.height, bitrate)
+            self._opened = time.monotonic(), bitrate
+        data = b"".join(bytes(packet) for packet in codec.encode(frame))
         if not data:
             return []
         assert frame.pts is not None
@@ -106,9 +111,10 @@ class PictureEncoder(Encoder):
     @abstractmethod
     def _open(self, width: int, height: int, bitrate: int) -> av.VideoCodecContext: ...
 
-    @abstractmethod
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        """The codec to go on with at this bitrate: this one, changed, or a new one."""
+    def _is_outgrown(self, codec: av.VideoCodecContext, bitrate: int) -> bool:
+        """Whether this bitrate takes a new stream, with a whole picture; if not, `codec` goes on with it."""
+        opened, opened_with = self._opened
+        return bitrate > opened_with * STEP_UP and time.monotonic() - opened > STEP_UP_INTERVAL
 
     @abstractmethod
     def _packetize(self, data: bytes) -> list[bytes]: ...
@@ -120,7 +126,6 @@ class Vp8(PictureEncoder):
     def __init__(self) -> None:
         super().__init__()
         self._packetizer = Vp8Encoder()
-        self._opened = 0.0
 
     def _open(self, width: int, height: int, bitrate: int) -> av.VideoCodecContext:
         codec = _context("libvpx", width, height, bitrate)
@@ -137,14 +142,10 @@ class Vp8(PictureEncoder):
             "overshoot-pct": "15",
             "static-thresh": "1",
         }
-        self._opened = time.monotonic()
         return codec
 
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        step = bitrate / (codec.bit_rate or 1)
-        if step < STEP_DOWN or (step > STEP_UP and time.monotonic() - self._opened > STEP_UP_INTERVAL):
-            return self._open(codec.width, codec.height, bitrate)
-        return codec
+    def _is_outgrown(self, codec: av.VideoCodecContext, bitrate: int) -> bool:
+        return bitrate < self._opened[1] * STEP_DOWN or super()._is_outgrown(codec, bitrate)
 
     def _packetize(self, data: bytes) -> list[bytes]:
         packetizer = self._packetizer
@@ -167,9 +168,9 @@ class H264(PictureEncoder):
         }
         return codec
 
-    def _adapt(self, codec: av.VideoCodecContext, bitrate: int) -> av.VideoCodecContext:
-        codec.bit_rate = bitrate  # FFmpeg tells x264
-        return codec
+    def _is_outgrown(self, codec: av.VideoCodecContext, bitrate: int) -> bool:
+        codec.bit_rate = bitrate  # FFmpeg tells x264, which goes no higher than it was opened with
+        return super()._is_outgrown(codec, bitrate)
 
     def _packetize(self, data: bytes) -> list[bytes]:
         return H264Encoder._packetize(H264Encoder._split_bitstream(data))

@@ -53,6 +53,21 @@ async def test_the_size_of_a_picture_follows_the_bitrate(make: Any) -> None:
     assert widths == [640, 320, 320, 160, 160, 320, 640, 640]
 
 
+@pytest.mark.parametrize("make", [Vp8, H264])
+async def test_the_bitrate_is_met(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    """Higher or lower than before; in two seconds of a picture in which much changes."""
+    pictures = await frames(240)
+    monkeypatch.setattr(time, "monotonic", itertools.count(step=0.1).__next__)
+    encoder, rest = make(), iter(enumerate(pictures))
+    for bitrate in (800_000, 500_000, 1_500_000):
+        sent = 0
+        for number, frame in itertools.islice(rest, 80):
+            frame.pts, frame.time_base = number * 3_000, Fraction(1, 90_000)
+            encoded = encoder.encode(frame, bitrate=bitrate, keyframe=False)
+            sent += sum(len(payload) for each in encoded for payload in each.payloads)
+        assert bitrate / 2 < sent * 8 * 30 / 80 < bitrate * 3 / 2, bitrate
+
+
 async def test_vp8_begins_anew_only_for_good_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time costs a whole picture."""
     (frame,) = await frames(1)
