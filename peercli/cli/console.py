@@ -198,10 +198,10 @@ class Console:
                 by = f"to own the key of {name}" if name else "to know the secret" if secret else "nothing"
                 self.status(f"{peer} has proved {by}", level=1)
             case Coded(_, command):
-                self.status("At the other end, type:")
-                self.status(f"    {command}")
+                self.status("At the other end, type:", level=-1)
+                self.status(f"    {command}", level=-1)
             case Verify(_, words):
-                self.status(f"Compare with the other side: {words}")
+                self.status(f"Compare with the other side: {words}", level=-1)
             case Remembered(_, name, key, changed):
                 self.status(f"Remembered as {name}: {key}{', instead of another key' * changed}")
             case Refused(peer, _, message):

@@ -43,7 +43,7 @@ def send_file(
     ],
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH...", help="Files and folders; - is stdin.", show_default=False),
+        typer.Argument(metavar="PATH", help="Files and folders; - is stdin.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call stdin.")] = "stdin",
     exclude: Annotated[

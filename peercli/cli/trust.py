@@ -138,15 +138,14 @@ class Trust:
 
         if self.code:
             raise UsageError("--code is for the side that waits; here a code stands where an ID would")
-        secret = self._secret()
         if is_code(peer_id):
             code = parse_code(peer_id)
             credentials, peer_id = self._credentials(code, once=True), meeting_id(code)
         elif key := Keyring().known().get(peer_id):
-            credentials = self._credentials(secret, known={peer_id: key}, strict=True)
+            credentials = self._credentials(self._secret(), known={peer_id: key}, strict=True)
             peer_id = home_id(key)
         else:
-            credentials = self._credentials(secret)
+            credentials = self._credentials(self._secret())
         return self._watched(console, make(credentials=credentials)), peer_id
 
     async def wait(
@@ -163,6 +162,8 @@ class Trust:
             UsageError: as `reach`.
             PeerError: with `--code`, as `Peer.start`.
         """
+        if self.code and admission is not None:
+            raise UsageError("a code lets in whoever has it: without --allow")
         if self.code:
             return await self.wait_with_code(console, make, type_there=type_there)
         secret = self._secret()
@@ -179,7 +180,7 @@ class Trust:
         from peercli.services.dial import coded
         from peercli.services.events import Coded
 
-        if self._secret() is not None:
+        if self.secret_file or self.secret not in (None, os.environ.get("PEERCLI_SECRET")):
             raise UsageError("a code is a secret of its own: without --secret")
 
         def with_code(id: str, code: str) -> Peer:
@@ -224,7 +225,11 @@ class Trust:
         if self.remember and proven.key is None:
             console.status("The peer did not tell its key: it needs --remember, too")
         elif self.remember and proven.key is not None:
-            changed = Keyring().remember(self.remember, proven.key)
+            try:
+                changed = Keyring().remember(self.remember, proven.key)
+            except UsageError as error:
+                console.status(f"Not remembered: {error.message}", level=-1)
+                return
             key = fingerprint(proven.key)
             await console.report(Remembered(connection.peer, self.remember, key, changed))
 

@@ -142,6 +142,11 @@ async def test_the_receiver_may_make_the_code(shell: Shell, tmp_path: Path) -> N
         ["pipe", "--code", "--code-length", "0"],
         ["pipe", "7-aardvark-zucchini", "--code"],
         ["pipe", "--verify"],
+        ["pipe", "--code", "--allow", "somebody"],
+        ["pipe", "--allow", "somebody:fly"],
+        ["pair"],
+        ["pair", "somebody", "--remember", "x"],
+        ["pair", "--remember", "../x"],
     ],
     ids=" ".join,
 )
