@@ -11,6 +11,7 @@ import itertools
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ AT_ONCE = 32
 ROUND_WITHIN = 240.0  # s for all that happens in one round, which takes some fifteen
 KILL_AFTER = (0.05, 1.2)  # s between two kills: before, amid and after the content, …
 CONTENT_TAKES = (0.2, 1.5)  # s … which comes no faster than this
-NOTICED_AFTER = 0.5  # s until somebody sees that one has ended
+LATE = 0.8  # of the kills come when the two are connected, however busy the machine
+LOOK_EVERY = 0.3  # s
 
 
 def grow(folder: Path, chance: random.Random) -> int:
@@ -93,6 +95,8 @@ class Round:
             self.start("receiver")
             self.start("sender")
             for _ in range(self.chance.randint(1, 3)):
+                if self.chance.random() < LATE:
+                    await self.until(lambda sender: "Sending" in sender.stderr)
                 await asyncio.sleep(self.chance.uniform(*KILL_AFTER))
                 if self.running["sender"].exit_code == 0:
                     break
@@ -101,13 +105,9 @@ class Round:
                     await self.running[side].kill()
                 for side in victims:
                     self.start(side)
-            while self.running["sender"].exit_code != 0:
-                for side, command in self.running.items():
-                    if command.exit_code is not None:
-                        self.start(side)
-                await asyncio.sleep(NOTICED_AFTER)
+            await self.until(lambda sender: sender.exit_code == 0)
             receiver = self.running["receiver"]
-            if "Connected" in receiver.stderr:
+            if "Receiving" in receiver.stderr:  # else it was started when all was over
                 assert await receiver.ended() == 0
         finally:
             for command in self.started:
@@ -115,6 +115,14 @@ class Round:
         said = [command.stderr for command in self.started]
         assert not [text for text in said if "Traceback" in text]
         await asyncio.to_thread(self.compare)
+
+    async def until(self, reached: Callable[[Forked], bool]) -> None:
+        """Start again what ends, until the sender is so far."""
+        while not reached(self.running["sender"]):
+            for side, command in self.running.items():
+                if command.exit_code is not None:
+                    self.start(side)
+            await asyncio.sleep(LOOK_EVERY)
 
     def compare(self) -> None:
         """What arrived is what was sent, and nothing half there is left."""
