@@ -27,8 +27,7 @@ _SIGNALS = {
 
 
 def main() -> NoReturn:
-    """The `peercli` command."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to say goodbye to
+    """The `peercli` command; `peercli.__main__` has seen to it that Ctrl-C ends it quietly so far."""
     _fill_closed_descriptors()
     from peercli.cli.app import app
 

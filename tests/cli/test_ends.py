@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -189,3 +190,26 @@ async def test_stdin_is_left_to_who_comes_next(shell: Shell) -> None:
         await waiting.says("Listening as")
         done = await shell.run_script(f"printf 'one\\ntwo\\n' | (peercli pipe {box} --recv-only; cat)")
         assert (done.code, done.out, await waiting.exit_code()) == (0, b"one\ntwo\n", 0)
+
+
+async def test_ctrl_c_while_it_starts(shell: Shell) -> None:
+    """In the middle of its imports it ends as any program would, without a traceback."""
+    async with shell.script(f"exec {sys.executable} -X importtime -m peercli pipe") as starting:
+        await starting.says("peercli.cli.exits")
+        starting.process.send_signal(INT)
+        assert await starting.exit_code() == -INT  # which a shell calls 130
+        assert "Traceback" not in starting.stderr
+        assert "KeyboardInterrupt" not in starting.stderr
+
+
+async def test_a_second_ctrl_c(shell: Shell) -> None:
+    """Who cannot wait for the goodbye need not: 130 at once, and quietly."""
+    async with joined(shell) as (waiting, calling):
+        calling.process.send_signal(signal.SIGSTOP)
+        try:
+            waiting.process.send_signal(INT)
+            await asyncio.sleep(0.1)
+            await ended_by(INT, waiting)
+        finally:
+            calling.process.send_signal(signal.SIGCONT)
+            calling.process.kill()
