@@ -19,6 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +41,7 @@ from peercli.server.realm import (
     Effects,
     Elsewhere,
     Realm,
+    Send,
     refusal,
     unfit,
 )
@@ -74,7 +76,7 @@ class _Tenant:
 
     key: Key
     realm: Realm[Socket]
-    rates: Rates  # of all its clients together
+    rates: Rates | None  # of all its clients together; None: no limit
 
 
 class Server:
@@ -519,11 +521,19 @@ class Server:
         self.counts.rejected[reason] += 1
         self._apply(refusal(socket, reason, kind))
 
+    def pay(self, socket: Socket, count: int, size: int) -> bool:
+        """`websocket.Owner`: may what came be handled at once?"""
+        cost = count + size // MESSAGE_UNIT
+        tenant, now = socket.tenant, socket.heard_at
+        if not self._messages.allow(socket.address, now, cost):
+            return False
+        return tenant is None or tenant.rates is None or tenant.rates.allow("", now, cost)
+
     def charge(self, socket: Socket, size: int) -> float:
         """`websocket.Owner`: how long a message waits for its sender's address and key to pay for it."""
         cost = 1 + size // MESSAGE_UNIT
         delay = self._messages.delay(socket.address, cost, socket.heard_at)
-        if (tenant := socket.tenant) is not None:
+        if (tenant := socket.tenant) is not None and tenant.rates is not None:
             delay = max(delay, tenant.rates.delay("", cost, socket.heard_at))
         return delay
 
@@ -531,7 +541,10 @@ class Server:
         """`websocket.Owner`: a message."""
         if (tenant := socket.tenant) is not None:
             self._apply(tenant.realm.receive(socket, data, socket.heard_at), tenant)
-            self.counts.took(self._loop.time() - socket.heard_at)
+
+    def handled(self, socket: Socket, count: int) -> None:
+        """`websocket.Owner`: what came has been passed on."""
+        self.counts.took(self._loop.time() - socket.heard_at, count)
 
     def lost(self, socket: Socket) -> None:
         """`websocket.Owner`: a socket has ended."""
@@ -545,16 +558,17 @@ class Server:
 
     def _apply(self, effects: Effects[Socket], tenant: _Tenant | None = None) -> None:
         for effect in effects:
-            if isinstance(effect, Close):
+            if isinstance(effect, Send):
+                if not effect.link.send(effect.data):
+                    self.counts.rejected["slow reader"] += 1
+                    self._log("a client that does not read what it is sent was dropped", effect.link)
+                    effect.link.tenant.realm.detach(effect.link)
+                    effect.link.abort()
+            elif isinstance(effect, Close):
                 effect.link.close(effect.code, effect.reason)
-            elif isinstance(effect, Elsewhere):
+            else:
                 assert tenant is not None
                 self._send_elsewhere(tenant, effect)
-            elif not effect.link.send(effect.data):
-                self.counts.rejected["slow reader"] += 1
-                self._log("a client that does not read what it is sent was dropped", effect.link)
-                effect.link.tenant.realm.detach(effect.link)
-                effect.link.abort()
 
     def _send_elsewhere(self, tenant: _Tenant, message: Elsewhere) -> None:
         src, dst, data, held = message
@@ -619,8 +633,8 @@ def _make_cluster(server: Server) -> Cluster:
     )
 
 
-def _rates_of(key: Key) -> Rates:
-    return Rates(key.message_rate, key.message_rate * KEY_BURST)
+def _rates_of(key: Key) -> Rates | None:
+    return None if key.message_rate == inf else Rates(key.message_rate, key.message_rate * KEY_BURST)
 
 
 def _json(value: object, headers: dict[str, str]) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["FrameError", "FrameReader", "Opcode", "close_frame", "frame"]
+__all__ = ["FrameError", "FrameReader", "Opcode", "close_frame", "frame", "unmask_slowly"]
 
 
 class Opcode(IntEnum):
@@ -120,8 +120,14 @@ class FrameReader:
         self._parts += payload
 
 
-def _unmask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:
-    """XOR with the mask, as one big number: the quickest way Python has without C of our own."""
-    size = len(payload)
+def unmask_slowly(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:
+    """XOR with the mask, as one big number: the quickest way that Python has without C."""
+    size = len(data)
     key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+
+
+try:
+    from websockets.speedups import apply_mask as _unmask
+except ImportError:  # where there was no compiler
+    _unmask = unmask_slowly

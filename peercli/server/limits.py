@@ -23,9 +23,9 @@ class Rates:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def allow(self, address: str, now: float) -> bool:
-        """Take one token; False, and nothing taken, when there is none."""
-        return self._take(address, 1, now, credit=False) >= 0
+    def allow(self, address: str, now: float, cost: float = 1) -> bool:
+        """Take `cost` tokens; False, and nothing taken, when there are not so many."""
+        return self._take(address, cost, now, credit=False) >= 0
 
     def delay(self, address: str, cost: float, now: float) -> float:
         """Take `cost` tokens, on credit if need be; the seconds to wait until they are paid for."""

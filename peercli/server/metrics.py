@@ -28,10 +28,10 @@ class Counts:
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES) + 1))
     latency_sum: float = 0.0
 
-    def took(self, seconds: float) -> None:
-        """A message was handled, from its arrival to its leaving."""
-        self.latency[bisect_left(LATENCIES, seconds)] += 1
-        self.latency_sum += seconds
+    def took(self, seconds: float, count: int) -> None:
+        """So many messages that came together were handled, from their arrival to their leaving."""
+        self.latency[bisect_left(LATENCIES, seconds)] += count
+        self.latency_sum += seconds * count
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from peercli.errors import UsageError
@@ -29,7 +30,7 @@ class Limits:
     request_burst: float = 500.0  # …and how many at once
     message_rate: float = 500.0  # messages a second from one address; each 16 KiB counts as one more
     message_burst: float = 5000.0
-    key_message_rate: float = 20_000.0  # …under one API key, unless the keys file says otherwise
+    key_message_rate: float = inf  # …under one API key, unless the keys file says otherwise
     max_connections: int = 2000  # of one address at once, sockets and others
     http_idle: float = 30.0  # seconds a connection may take to send a request, or to send its next
     ping_interval: float = 15.0  # seconds of silence before the socket is pinged; PeerJS speaks every 5 s

@@ -232,8 +232,12 @@ class Realm(Generic[Link]):
             self._remove(client)
             return [Close(link, NORMAL_CLOSURE, "left")]
         elif kind in _RELAYED_TYPES and dst:
+            receiver = self._clients.get(dst)
+            if receiver is not None and payload is not None:  # the usual: nothing in it needs to be quoted
+                head = f'{{"type":"{kind}","src":"{client.id}","dst":"{dst}","payload":'
+                return [Send(receiver.link, b"%b%b}" % (head.encode(), payload))]
             relayed = seal(kind, src=client.id, dst=dst, payload=payload)
-            if (receiver := self._clients.get(dst)) is not None:
+            if receiver is not None:
                 return [Send(receiver.link, relayed)]
             held = kind in _HELD_TYPES
             if self._shared and is_id(dst):

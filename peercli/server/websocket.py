@@ -23,11 +23,17 @@ class Owner(Protocol):
 
     limits: Limits
 
+    def pay(self, socket: Socket, count: int, size: int) -> bool:
+        """`count` messages of `size` bytes together are to be handled; False if some would have to wait."""
+
     def charge(self, socket: Socket, size: int) -> float:
         """A message of `size` bytes is to be handled; the seconds it has to wait until it is paid for."""
 
     def received(self, socket: Socket, data: bytes) -> None:
         """A message: text, or bytes that stand for it."""
+
+    def handled(self, socket: Socket, count: int) -> None:
+        """What came at `heard_at`, so many messages, has been passed on."""
 
     def lost(self, socket: Socket) -> None:
         """The connection has ended. Called once."""
@@ -137,8 +143,10 @@ class Socket(asyncio.Protocol):
             return
         if self._held:  # TLS hands over what it had decrypted, paused or not
             self._held += messages
-        else:
-            self._take(messages)
+        elif messages:
+            count = len(messages)
+            self._take(messages, count if self._owner.pay(self, count, len(data)) else 0)
+            self._owner.handled(self, count)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._deaf = True

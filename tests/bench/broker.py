@@ -8,6 +8,8 @@ was the bottleneck). Clients come from many loopback addresses, as they would fr
     relayed     CANDIDATEs of 312 bytes relayed a second between 200 pairs: in bursts, as PeerJS sends them, 8
                 of them, answered by as many when all have come
     p99         of the time from send to receipt, at half the rate that PeerServer relayed in that round
+    --cluster   instead: messages relayed a second by 1, 2 and 3 brokers of ours at one Redis, the two of each
+                pair at different ones
     idle        resident memory that 10,000 open clients add, and how many would fit in 1 GiB
 """
 
@@ -23,10 +25,12 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -279,6 +283,36 @@ def measure(name: str, figures: Figures, seconds: float, half: float | None, idl
                 end.close()
 
 
+def cluster(options: argparse.Namespace) -> None:
+    """What brokers that share a realm relay, each on any core: on two cores they share with Redis and the load."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "redis.sock"
+        command = [tools.program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
+        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not path.exists():
+                time.sleep(0.01)
+            for count in (1, 2, 3):
+                figures, shares = Figures(), []
+                for turn in range(options.rounds):
+                    with ExitStack() as stack:
+                        started = [
+                            stack.enter_context(broker("peercli", "--redis", f"unix://{path}"))
+                            for _ in range(count)
+                        ]
+                        traffic = Traffic([port for port, _ in started], 1000 * (10 * count + turn))
+                        traffic.rate(1.0)
+                        with cpu_share([redis.pid, *(pid for _, pid in started)]) as share:
+                            figures.relayed.append(traffic.rate(options.seconds))
+                        shares.append(share[0])
+                        traffic.close()
+                print(row(f"{count} brokers, relayed/s", figures.relayed, "{:,.0f}"), end=" ")
+                print(row("at CPU, with Redis", shares, "{:.0%}"), flush=True)
+        finally:
+            redis.kill()
+            redis.wait()
+
+
 def row(label: str, values: list[float], form: str) -> str:
     middle = form.format(statistics.median(values))
     return f"{label} {middle} ({form.format(min(values))}-{form.format(max(values))})"
@@ -309,12 +343,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each figure")
     parser.add_argument("--no-idle", action="store_true", help="do not open 10,000 idle clients")
+    parser.add_argument("--cluster", action="store_true", help="1, 2 and 3 brokers at one Redis")
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if hasattr(os, "sched_setaffinity") and (cores := len(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {cores - 1})
-    compare(options)
+    (cluster if options.cluster else compare)(options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from websockets.frames import Close, Frame
 from websockets.frames import Opcode as Theirs
 from websockets.streams import StreamReader
 
-from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame
+from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame, unmask_slowly
 
 LIMIT = 100_000
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536, LIMIT]) | st.integers(0, 300)
@@ -103,3 +103,9 @@ def test_empty_pieces_weigh_nothing() -> None:
     for _ in range(10_000):
         assert reader.feed(sent(0, b"", fin=False)) == []
     assert reader.feed(sent(0, b"end")) == [(1, b"end")]
+
+
+@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
+def test_unmasking_without_c(payload: bytes, mask: bytes) -> None:
+    expected = bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
+    assert unmask_slowly(payload, mask) == expected

@@ -55,7 +55,7 @@ async def test_metrics() -> None:
         assert found["peercli_rejected_total Invalid key provided"] == 1
         assert found["peercli_held_peers"] == 1
         assert found["peercli_held_bytes"] > 100
-        assert found["peercli_message_seconds_bucket +Inf"] == found["peercli_message_seconds_count"] == 6
+        assert found["peercli_message_seconds_bucket +Inf"] == found["peercli_message_seconds_count"] >= 6
         assert "peercli_redis_up" not in found
 
 
