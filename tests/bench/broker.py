@@ -284,7 +284,7 @@ def measure(name: str, figures: Figures, seconds: float, half: float | None, idl
 
 
 def cluster(options: argparse.Namespace) -> None:
-    """What brokers that share a realm relay, each on any core: on two cores they share with Redis and the load."""
+    """What brokers that share a realm relay, on any core: where there are two, with Redis and the load."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "redis.sock"
         command = [tools.program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
@@ -347,9 +347,12 @@ def main() -> None:
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if options.cluster:
+        cluster(options)
+        return
     if hasattr(os, "sched_setaffinity") and (cores := len(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {cores - 1})
-    (cluster if options.cluster else compare)(options)
+    compare(options)
 
 
 if __name__ == "__main__":
