@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
@@ -262,7 +263,11 @@ async def ask(question: str) -> bool:
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
     async with FdSource(0) as stdin:
-        answer = await stdin.read()
+        try:
+            answer = await stdin.read()
+        except asyncio.CancelledError:  # it is no question any more
+            sys.stderr.write("\n")
+            raise
     return answer.strip().lower() in {b"y", b"yes"}
 
 

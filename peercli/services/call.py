@@ -284,8 +284,12 @@ async def ring(
         async with within(timeout, peer, peer_id):
             await peer.start()
             call = peer.ring(peer_id, studio.stream(), metadata=metadata, **studio.quality)
-            await studio.report(Calling(call.peer, call.connection_id, call.metadata, incoming=False))
-            await call.opened()
+            try:
+                await studio.report(Calling(call.peer, call.connection_id, call.metadata, incoming=False))
+                await call.opened()
+            except BaseException:
+                await call.close()  # while the broker can still tell the far side to stop ringing
+                raise
         await studio.carry(call, duration=duration)
     finally:
         await peer.destroy()

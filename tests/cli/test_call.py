@@ -198,7 +198,8 @@ async def test_listen_declines_without_answer(shell: Shell) -> None:
 
 
 async def test_asks_and_shows_at_a_terminal(shell: Shell) -> None:
-    """A no is a decline; after a yes the picture is drawn, with the numbers below it."""
+    """Nobody is asked for longer than it rings; a no is a decline; after a yes the picture is drawn, with the
+    numbers below it."""
     name = fresh("callee")
     arguments = ["-m", "peercli", "call", "--id", name, "--video", "none", "--view"]
     environment = shell.env | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
@@ -207,6 +208,12 @@ async def test_asks_and_shows_at_a_terminal(shell: Shell) -> None:
     )
     try:
         await asyncio.to_thread(child.expect, f"Listening as {name}")
+        gives_up = asyncio.create_task(
+            shell.run("call", name, "--video", "test", "--timeout", "4", input=None)
+        )
+        await asyncio.to_thread(child.expect, "Answer?")
+        await asyncio.to_thread(child.expect, "\n.*has ended")
+        assert (await gives_up).code == 124
         for word, code in (("n", 8), ("y", 0)):
             calling = ("call", name, "--video", "test", "--metadata", '"hi"', "--duration", "4")
             caller = asyncio.create_task(shell.run(*calling, input=None))
