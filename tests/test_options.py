@@ -18,6 +18,7 @@ from peercli.options import (
     check_id,
     parse_broker,
     parse_ice_server,
+    parse_port_range,
     random_id,
     random_token,
 )
@@ -201,3 +202,18 @@ def test_nothing_else_is_raised(text: str) -> None:
             assert parse_broker(result.url) == result
             result.api_url("id").encode("ascii" if result.host.isascii() else "utf-8")
             result.socket_url("id", "token", "1").encode("ascii" if result.host.isascii() else "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"), [("1-65535", (1, 65535)), ("40000", (40000, 40000)), ("7-7", (7, 7))]
+)
+def test_port_ranges(text: str, ports: tuple[int, int]) -> None:
+    assert parse_port_range(text) == ports
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "1-", "-1", "0-9", "9-1", "1-65536", "1,2", " 1-2", "１-2", "1-2-3"]
+)
+def test_what_is_no_port_range(text: str) -> None:
+    with pytest.raises(UsageError, match="port range"):
+        parse_port_range(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Iterable
 
 from aioice import Candidate
@@ -70,6 +71,16 @@ def _looks_symmetric(candidates: Iterable[Candidate]) -> bool:
     return any(len(addresses) > 1 for (_, port), addresses in seen.items() if port)
 
 
+def _is_public(candidate: Candidate) -> bool:
+    """Whether somebody outside the far side's network might reach it there."""
+    if candidate.type != "host":
+        return True
+    try:
+        return ipaddress.ip_address(candidate.host).is_global
+    except ValueError:  # a browser's, hidden behind a name
+        return False
+
+
 def no_relay(reports: Iterable[ServerReport]) -> NegotiationFailed:
     """Only TURN was allowed, and no server gave an address."""
     turn = [report for report in reports if report.server.scheme.startswith("turn")]
@@ -91,7 +102,8 @@ def no_path(agent: Agent, options: IceOptions) -> NegotiationFailed:
     if any(report.mapped for report in reports):
         ours.add("srflx")
     theirs = {candidate.type for candidate in agent.remote_candidates}
-    why, hint = _cause(reports, options.servers, ours, theirs, _looks_symmetric(agent.remote_candidates))
+    relayed = "relay" in ours | theirs
+    why, hint = _cause(reports, options.servers, agent.remote_candidates, relayed=relayed)
     kinds = [", ".join(sorted(kinds)) or "none" for kinds in (ours, theirs)]
     return NegotiationFailed(
         f"no path to the peer worked: {why} (candidates of ours: {kinds[0]}; of the far side: {kinds[1]})",
@@ -102,15 +114,15 @@ def no_path(agent: Agent, options: IceOptions) -> NegotiationFailed:
 def _cause(
     reports: Collection[ServerReport],
     servers: Collection[IceServer],
-    ours: set[str],
-    theirs: set[str],
-    theirs_symmetric: bool,
+    theirs: Collection[Candidate],
+    *,
+    relayed: bool,
 ) -> tuple[str, str]:
     """What stands in the way, most certain first, and what helps."""
     turn = [report for report in reports if report.server.scheme.startswith("turn")]
     broken = next((report for report in turn if report.outcome in ("refused", "untrusted", "address")), None)
-    symmetric = is_symmetric(reports)
-    if "relay" in ours | theirs:
+    symmetric, theirs_symmetric = is_symmetric(reports), _looks_symmetric(theirs)
+    if relayed:
         return "not even through TURN", "does a firewall at the TURN server block its relayed ports?"
     if broken:
         return f"the TURN server {broken.server} gave no address, {why_not(broken)}", hint_for(broken)
@@ -123,6 +135,6 @@ def _cause(
     if symmetric or theirs_symmetric:
         where = "this side" if symmetric else "the far side"
         return f"{where} is behind a symmetric NAT, which takes a new port for every destination", TURN_HINT
-    if not theirs & {"srflx", "prflx"}:
+    if not any(map(_is_public, theirs)):
         return "the far side knows no public address of its own; UDP may be blocked there", TURN_TCP_HINT
     return "both sides may be behind strict NATs or firewalls", TURN_HINT

@@ -55,8 +55,10 @@ async def test_a_lan_without_internet(lab: Lab) -> None:
 async def test_two_hosts_of_one_home(world: World) -> None:
     home = world.lab.home("flat", Nat.SYMMETRIC)
     here, there = home.host(), home.host()
-    routes = await talk(here, there, world.options(world.turn.stun))
+    options = [*world.options(world.turn.stun), "--port-range", "40000-40003"]
+    routes = await talk(here, there, options)
     assert [route["remote"].split(":")[0] for route in routes] == [there.address, here.address]
+    assert all(40_000 <= int(route["local"].split(":")[1]) <= 40_003 for route in routes)
 
 
 @pytest.mark.parametrize(
