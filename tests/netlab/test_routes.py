@@ -132,6 +132,8 @@ async def test_no_way(world: World) -> None:
         fails(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, "blocked here", "turns:", *two),
         fails(Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, "blocked there", "turns:", *two),
         fails(Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, "without STUN", "TURN"),
+    )
+    await asyncio.gather(
         fails(Nat.SYMMETRIC, Nat.SYMMETRIC, "refuses the user or the password", "--ice", wrong),
         fails(Nat.NONE, Nat.NONE, "refuses the user or the password", "--ice", wrong, relay=True),
         fails(Nat.NONE, Nat.NONE, "no TURN server is known", "--ice", *two, relay=True),
