@@ -13,12 +13,12 @@ from pathlib import Path
 
 from peercli.cli.exits import Exit
 from peercli.cli.tree import Node, Option, tree
-from peercli.protocol import manifest, pipe, transfer
+from peercli.protocol import manifest, pipe, resume, transfer
 
 __all__ = ["pages"]
 
 DATE = "November 23, 2026"
-_PROTOCOLS = (("Pipe", pipe), ("Files", transfer), ("Files: the manifest", manifest))
+_PROTOCOLS = (("Pipe", pipe), ("Files", transfer), ("Files: the manifest", manifest), ("Resuming", resume))
 
 
 def pages(parts: Path) -> dict[str, str]:

@@ -4,19 +4,20 @@ A peercli that opens an ordered connection names a session in its OFFER's payloa
 ID}`; one that takes part says the same in its ANSWER. Anybody else, a PeerJS page too, passes over both, and
 the connection is an ordinary one.
 
-In a session, messages are values as ever, numbered by counting them, each direction from 0. What begins with
-U+0010 (DLE) is the protocol's own: a second DLE begins text of the application's that begins with one, and
-anything else is the JSON of a control. Unknown types are ignored.
+In a session, messages are values as ever, numbered by counting them, each direction from 0. Text that begins
+with U+0010 (DLE) is the protocol's own: with a second DLE it is the application's, and begins with one itself;
+else it is the JSON of a control. Unknown types are ignored.
 
 `{"type": "begin", "secret": S}`
     The first message of the side that dialled, on the session's first connection.
 `{"type": "ack", "messages": N}`
     The application has taken the first N messages. Until then the sender keeps them to send them again; it
-    keeps up to WINDOW, and then waits.
+    keeps up to 16 MiB, and then waits.
 `{"type": "ask", "messages": N}`
     An acknowledgement is wanted as soon as N messages are taken, and not only when it is due.
 `{"type": "end"}`
-    The conversation is over. A connection that ends without this may be resumed.
+    The conversation is over. A connection that ends without this may be resumed, within two minutes; within
+    15 s, if it did not break off but was closed.
 
 The side that dialled resumes by a new connection, with `"resume": true` beside the ID of the session. There,
 before anything else, each side says these, waiting each time for the other's:
