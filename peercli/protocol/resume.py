@@ -5,7 +5,7 @@ ID}`; one that takes part says the same in its ANSWER. Anybody else, a PeerJS pa
 the connection is an ordinary one.
 
 In a session, messages are values as ever, numbered by counting them, each direction from 0. Text that begins
-with U+0010 (DLE) is the protocol's own: with a second DLE it is the application's, and begins with one itself;
+with U+0010 (DLE) is the protocol's own: with a second DLE it is the application's, less the first of them;
 else it is the JSON of a control. Unknown types are ignored.
 
 `{"type": "begin", "secret": S}`
