@@ -463,7 +463,7 @@ class Server:
             return
         if socket in self._sockets:
             self._apply(tenant.realm.attach(socket, peer_id, identity, self._loop.time()))
-        else:
+        if tenant.realm.link_of(peer_id) is not socket:
             self._cluster.release(key.name, peer_id, socket.name)
         self._cluster.settle(key.name, peer_id, held)
 
