@@ -13,6 +13,7 @@ from peercli.errors import StorageFailed
 
 __all__ = ["Command"]
 
+SECRETS = {"PEERCLI_SECRET", "PEERCLI_TOKEN"}  # variables that a peer's process has no use for
 CHUNK = 1 << 18  # bytes read at once
 TERM_PATIENCE = 2.0  # s from SIGTERM to SIGKILL
 
@@ -33,16 +34,17 @@ class Command:
 
     @classmethod
     async def start(cls, text: str, environment: Mapping[str, str]) -> Command:
-        """Run `text` by `sh -c`, with `environment` added to ours.
+        """Run `text` by `sh -c`, with `environment` added to ours, and without what proves who we are.
 
         Raises:
             StorageFailed: the system does not start it: it has no process to spare, or the environment is
                 too long.
         """
+        ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
         added = {name: _harmless(value) for name, value in environment.items()}
         try:
             process = await asyncio.create_subprocess_shell(
-                text, stdin=PIPE, stdout=PIPE, env=os.environ | added, start_new_session=True
+                text, stdin=PIPE, stdout=PIPE, env=ours | added, start_new_session=True
             )
         except OSError as error:
             raise StorageFailed(f"the command cannot be started: {error.strerror}") from None

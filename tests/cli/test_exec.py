@@ -85,6 +85,17 @@ async def test_how_a_command_ends(shell: Shell, tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_text() == "".join(f"{number}\n" for number in range(1, 100_001))
 
 
+async def test_our_secrets_are_not_the_peers(shell: Shell) -> None:
+    bot = fresh("bot")
+    secrets = {"PEERCLI_SECRET": "s", "PEERCLI_TOKEN": "t"}
+    async with shell.peercli("listen", "--id", bot, "--exec", "env", env=secrets) as listen:
+        await listen.says("Listening as")
+        done = await shell.run("pipe", bot, env={"PEERCLI_SECRET": "s"})
+    assert done.code == 0
+    assert b"PEERCLI_SERVER=" in done.out
+    assert not any(name.encode() in done.out for name in secrets)
+
+
 async def test_only_with_consent(shell: Shell) -> None:
     """Nobody's command runs for just anybody: exit code 2, and a hint."""
     done = await shell.run("listen", "--exec", "cat")
