@@ -21,6 +21,7 @@ class Line:
 
     serialization = "raw"
     metadata = METADATA
+    max_message = 1 << 18
 
     def __init__(self, *, outgoing: bool) -> None:
         self.outgoing = outgoing
