@@ -129,11 +129,15 @@ class MediaConnection(Connection):
 
     async def close(self) -> None:
         """Hang up; a call that has not been answered is declined. The far side sees it at once."""
+        self._stop_ringing()
+        await super().close()
+
+    def _stop_ringing(self) -> None:
+        """Tell the far side, while the broker can still be used, that nothing will come of this."""
         self.decline()
         if self._ringing:
             self._ringing = False
             self._tell_it_is_over()
-        await super().close()
 
     def _tell_it_is_over(self) -> None:
         """By way of the broker, when there is nothing else between us yet."""

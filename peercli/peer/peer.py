@@ -240,6 +240,9 @@ class Peer(Emitter):
             return
         self._destroyed = True
         try:
+            for connection in self._connections.values():
+                if isinstance(connection, MediaConnection):
+                    connection._stop_ringing()
             self.disconnect()
             await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
             if self._socket is not None:

@@ -291,13 +291,16 @@ async def test_hanging_up(ends: str) -> None:
                 await all_of(track)
 
 
-async def test_a_peer_is_destroyed_while_it_rings() -> None:
+@pytest.mark.parametrize("who", ["caller", "callee"])
+async def test_a_peer_is_destroyed_while_it_rings(who: str) -> None:
+    """The other side need not wait to be told."""
     async with pair(take_calls=True) as (alice, bob):
         here = alice.ring("bob", stream())
         there = await bob.accept_call()
-        await bob.destroy()
-        assert isinstance(await there.closed(), PeerError)
-        await here.close()
+        await (alice if who == "caller" else bob).destroy()
+        async with asyncio.timeout(10):
+            assert isinstance(await there.closed(), PeerError)
+            assert isinstance(await here.closed(), PeerError)
 
 
 async def test_what_cannot_be_asked_for() -> None:
