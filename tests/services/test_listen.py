@@ -129,6 +129,6 @@ async def test_nothing_is_left_of_those_who_were_here() -> None:
             files = len(list(Path("/proc/self/fd").iterdir()))  # noqa: ASYNC240
             return len(asyncio.all_tasks()), files, threading.active_count(), len(gc.get_objects())
 
-        before, after = await count(10), await count(VISITS)
+        before, after = await count(VISITS), await count(VISITS)  # caches fill up in the first round
         assert after[:3] == before[:3]
         assert after[3] - before[3] < VISITS, (before, after)  # not one for each
