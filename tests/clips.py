@@ -9,17 +9,28 @@ from __future__ import annotations
 import array
 import cmath
 import math
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
 
 from peercli.rtc.pattern import Mark, Pattern, Tone, read_mark
 
-__all__ = ["Heard", "Recording", "loudness", "make_clip", "make_flashes", "similarity"]
+__all__ = [
+    "Heard",
+    "Recording",
+    "loudness",
+    "make_clip",
+    "make_flashes",
+    "make_tone",
+    "similarity",
+    "usual_loudness",
+]
 
 RATE = 48_000  # samples/s
 BLOCK = 960  # samples
@@ -75,6 +86,19 @@ def make_flashes(path: Path, seconds: int, *, size: tuple[int, int] = (160, 120)
         (number / fps, white if number % fps < FLASH * fps else dark) for number in range(seconds * fps)
     )
     return _write(path, pictures, blocks(), size)
+
+
+def make_tone(path: Path, pitch: float, seconds: float, amplitude: float = 0.25) -> Path:
+    """One tone in a WAV file, in stereo."""
+    level, turn = amplitude * 32767, 2 * math.pi * pitch / RATE
+    waves = (round(level * math.sin(turn * sample)) for sample in range(round(seconds * RATE)))
+    samples = array.array("h", (value for value in waves for _ in range(2)))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+    return path
 
 
 def _plain(size: tuple[int, int], luma: int) -> av.VideoFrame:
@@ -208,6 +232,12 @@ def loudness(samples: array.array[int], pitch: float) -> float:
         total += sample * phase
         phase *= turn
     return 2 * abs(total) / len(samples) / 32768
+
+
+def usual_loudness(samples: array.array[int], pitch: float) -> float:
+    """The median over tenths of a second: a busy machine may have cut a little sound out."""
+    step = RATE // 10
+    return median(loudness(samples[at : at + step], pitch) for at in range(0, len(samples) - step + 1, step))
 
 
 def similarity(ours: list[av.VideoFrame], theirs: list[av.VideoFrame]) -> list[float]:

@@ -16,6 +16,7 @@ from peercli.cli.media import (
     LoopOption,
     PlayOption,
     RecordOption,
+    RecordOwnOption,
     SizeOption,
     VideoCodecOption,
     VideoOption,
@@ -65,6 +66,7 @@ def call(
     video_codec: VideoCodecOption = None,
     bitrate: BitrateOption = None,
     record: RecordOption = None,
+    record_own: RecordOwnOption = False,
     play: PlayOption = False,
     view: ViewOption = False,
     duration: Annotated[
@@ -122,6 +124,7 @@ def call(
             video_codec=video_codec,
             bitrate=bitrate,
             record=record,
+            record_own=record_own,
             play=play,
             view=view,
             default=("camera", "mic"),

@@ -17,6 +17,7 @@ from peercli.cli.media import (
     LoopOption,
     PlayOption,
     RecordOption,
+    RecordOwnOption,
     SizeOption,
     VideoCodecOption,
     VideoOption,
@@ -95,6 +96,7 @@ def listen(
     video_codec: VideoCodecOption = None,
     bitrate: BitrateOption = None,
     record: RecordOption = None,
+    record_own: RecordOwnOption = False,
     play: PlayOption = False,
     view: ViewOption = False,
     server: ServerOption = DEFAULT_SERVER,
@@ -143,6 +145,7 @@ def listen(
             video_codec=video_codec,
             bitrate=bitrate,
             record=record,
+            record_own=record_own,
             play=play,
             view=view,
         )

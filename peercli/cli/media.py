@@ -30,6 +30,7 @@ __all__ = [
     "LoopOption",
     "PlayOption",
     "RecordOption",
+    "RecordOwnOption",
     "SizeOption",
     "VideoCodec",
     "VideoCodecOption",
@@ -131,6 +132,10 @@ RecordOption = Annotated[
         rich_help_panel=_TAKE,
     ),
 ]
+RecordOwnOption = Annotated[
+    bool,
+    typer.Option("--record-own", help="Record our own sound, too.", rich_help_panel=_TAKE),
+]
 PlayOption = Annotated[
     bool,
     typer.Option("--play", help="Play it by the speaker. Wear headphones.", rich_help_panel=_TAKE),
@@ -151,6 +156,7 @@ def media_options(
     video_codec: VideoCodec | None,
     bitrate: str | None,
     record: str | None,
+    record_own: bool,
     play: bool,
     view: bool,
     default: tuple[str, str] | None = None,
@@ -167,6 +173,8 @@ def media_options(
         video, audio = default
     if loop and "-" in (file, video, audio):
         raise UsageError("--loop cannot wind stdin back")
+    if record_own and record is None:
+        raise UsageError("--record-own needs a recording to go to", hint="add --record OUT")
     if view and not os.isatty(2):
         raise UsageError("--view needs a terminal to show it in")
     from peercli.services.call import MediaOptions
@@ -181,6 +189,7 @@ def media_options(
         video_codec=None if video_codec is None else video_codec.value,
         bitrate=_bitrate(bitrate),
         record=record,
+        record_own=record_own,
         play=play,
         view=view,
     )

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from av.audio.resampler import AudioResampler
@@ -26,11 +26,10 @@ from av.packet import Packet
 
 from peercli.errors import StorageFailed, UsageError
 from peercli.rtc.inputs import Frame, Media, reason
+from peercli.rtc.mixer import RATE, SAMPLE, Mixer
 
 __all__ = ["STDOUT", "Recorder", "check_recording"]
 
-RATE = 48_000  # samples/s
-SAMPLE = 4  # bytes of one, both channels
 CLOCK = Fraction(1, 90_000)  # s
 HOLD = 3.0  # s that is waited for sender reports
 HOLD_KIND = 10.0  # s that is waited for the first frame of the other kind
@@ -107,12 +106,13 @@ class Recorder:
 
     Args:
         expected: what the far side sends.
+        with_own: our own sound comes, too, to be mixed with the far side's.
 
     Raises:
         UsageError: the ending tells no container, or the file cannot be written.
     """
 
-    def __init__(self, path: str, expected: set[str]) -> None:
+    def __init__(self, path: str, expected: set[str], *, with_own: bool = False) -> None:
         format = self._format = _format_of(path)
         self.path = path
         self._name = "stdout" if path == STDOUT else path
@@ -120,7 +120,9 @@ class Recorder:
         """Pictures that were recorded."""
         self.left_out = 0
         """Pictures that there was no time for."""
+        expected = expected | {"audio"} if with_own else expected
         self._expected = expected if format.video else expected & {"audio"}
+        self._with_own = with_own
         try:
             self._stdout = _Stdout()
             self._container: OutputContainer = av.open(
@@ -131,11 +133,11 @@ class Recorder:
             )
         except (FFmpegError, OSError) as error:
             raise UsageError(f"{path} cannot be written: {reason(error)}") from None
-        self._tracks: dict[Media, _Pictures | _Sound] = {}
+        self._tracks: dict[Media, _Encoded] = {}
         self._held: list[tuple[Media, Packet[Any]]] = []
         self._began: float | None = None
         self._flowing = False
-        self._queue: queue.SimpleQueue[tuple[Frame, float, float | None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Taken | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._done = asyncio.Event()
@@ -151,7 +153,11 @@ class Recorder:
         if isinstance(frame, av.VideoFrame) and self._queue.qsize() > MAX_WAITING:
             self.left_out += 1
             return
-        self._queue.put((frame, time.monotonic(), offset))
+        self._queue.put(_Taken(frame, time.monotonic(), offset))
+
+    def take_own(self, frame: Frame) -> None:
+        """Record a frame of our own sound."""
+        self._queue.put(_Taken(frame, time.monotonic(), None, own=True))
 
     async def broken(self) -> None:
         """Wait until no more can be written; raises StorageFailed or BrokenPipeError."""
@@ -197,7 +203,7 @@ class Recorder:
     def _write(self) -> None:
         try:
             while (item := self._queue.get()) is not None:
-                self._encode(*item)
+                self._encode(item)
                 self._flow_if_ready()
             for kind, track in self._tracks.items():
                 self._mux(kind, track.flush())
@@ -205,28 +211,24 @@ class Recorder:
         finally:
             self._container.close()
 
-    def _encode(self, frame: Frame, arrived: float, offset: float | None) -> None:
-        kind: Media = "audio" if isinstance(frame, av.AudioFrame) else "video"
+    def _encode(self, item: _Taken) -> None:
+        kind: Media = "audio" if isinstance(item.frame, av.AudioFrame) else "video"
         if kind not in self._expected:
             return
         if self._began is None:
-            self._began = arrived
+            self._began = item.arrived
         if kind not in self._tracks:
             if self._flowing:  # the header is written: it came too late
                 self._expected -= {kind}
                 return
-            self._tracks[kind] = self._add(frame)
-        track = self._tracks[kind]
-        at = float(frame.time or 0)
-        track.offset = offset if offset is not None else track.offset
-        lead = AUDIO_LEAD if kind == "audio" else 0.0
-        track.arrival = min(track.arrival, arrived - at - lead)
+            self._tracks[kind] = self._add(item.frame)
         self.frames += kind == "video"
-        self._mux(kind, track.encode(frame))
+        self._mux(kind, self._tracks[kind].take(item))
 
-    def _add(self, frame: Frame) -> _Pictures | _Sound:
+    def _add(self, frame: Frame) -> _Encoded:
         if isinstance(frame, av.AudioFrame):
-            return _Sound(self._container.add_stream(self._format.audio, rate=RATE, layout="stereo"))
+            sound = _Conversation if self._with_own else _Sound
+            return sound(self._container.add_stream(self._format.audio, rate=RATE, layout="stereo"))
         assert self._format.video is not None
         options = dict(_CODEC_OPTIONS[self._format.video])
         stream: Any = self._container.add_stream(self._format.video, rate=30, options=options)
@@ -272,6 +274,15 @@ class Recorder:
             self._mux(kind, [packet])
 
 
+class _Taken(NamedTuple):
+    """A frame, and when it arrived, by our clock; the rest as `Recorder.take` has it."""
+
+    frame: Any
+    arrived: float
+    offset: float | None
+    own: bool = False
+
+
 class _Encoded:
     """One stream of a recording. Its packets begin at 0.
 
@@ -282,12 +293,22 @@ class _Encoded:
         shift: seconds from its packets' times to the recording's.
     """
 
+    lead = 0.0
+
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.first = 0.0
         self.offset: float | None = None
         self.arrival = float("inf")
         self.shift = 0.0
+
+    def take(self, item: _Taken) -> list[Packet[Any]]:
+        self.offset = item.offset if item.offset is not None else self.offset
+        self.arrival = min(self.arrival, item.arrived - float(item.frame.time or 0) - self.lead)
+        return self.encode(item.frame)
+
+    def encode(self, frame: Any) -> list[Packet[Any]]:
+        raise NotImplementedError
 
     def flush(self) -> list[Packet[Any]]:
         packets: list[Packet[Any]] = self._stream.encode(None)
@@ -316,10 +337,11 @@ class _Pictures(_Encoded):
 class _Sound(_Encoded):
     """Without gaps: what was lost is silence."""
 
+    lead = AUDIO_LEAD
+
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self._resampler: AudioResampler | None = None
-        self._format: tuple[str, str, int] | None = None
+        self._to_pcm = _ToPcm()
         self._samples: int | None = None
 
     def encode(self, frame: Any) -> list[Packet[Any]]:
@@ -330,17 +352,7 @@ class _Sound(_Encoded):
         if gap < -GAP or gap > MAX_GAP:
             return []
         packets = self._encode(bytes(round(gap * RATE) * SAMPLE)) if gap > GAP else []
-        for piece in self._resample(frame):
-            packets += self._encode(bytes(piece.planes[0])[: piece.samples * SAMPLE])
-        return packets
-
-    def _resample(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
-        format = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if format == ("s16", "stereo", RATE):
-            return [frame]
-        if format != self._format or self._resampler is None:
-            self._format, self._resampler = format, AudioResampler("s16", "stereo", RATE)
-        return self._resampler.resample(frame)
+        return packets + self._encode(self._to_pcm(frame))
 
     def _encode(self, pcm: bytes) -> list[Packet[Any]]:
         packets: list[Packet[Any]] = []
@@ -352,6 +364,45 @@ class _Sound(_Encoded):
             self._samples = (self._samples or 0) + frame.samples
             packets += self._stream.encode(frame)
         return packets
+
+
+class _Conversation(_Sound):
+    """The far side's sound and ours, by our clock."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.arrival, self._samples = -self.lead, 0
+        self._mixer = Mixer()
+        self._own_to_pcm = _ToPcm()
+
+    def take(self, item: _Taken) -> list[Packet[Any]]:
+        at = float(item.frame.time or 0)
+        side, to_pcm = ("own", self._own_to_pcm) if item.own else ("far", self._to_pcm)
+        placed = self._mixer.add(side, to_pcm(item.frame), at, item.arrived)
+        self.first = self._mixer.begins or 0.0
+        if item.offset is not None and placed is not None:
+            self.offset = item.offset + at - placed
+        return self._encode(self._mixer.take(item.arrived))
+
+    def flush(self) -> list[Packet[Any]]:
+        return self._encode(self._mixer.rest()) + super().flush()
+
+
+class _ToPcm:
+    """Makes sound of any form 48 kHz, 16 bits, stereo."""
+
+    def __init__(self) -> None:
+        self._resampler: AudioResampler | None = None
+        self._format: tuple[str, str, int] | None = None
+
+    def __call__(self, frame: av.AudioFrame) -> bytes:
+        format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        pieces = [frame]
+        if format != ("s16", "stereo", RATE):
+            if format != self._format or self._resampler is None:
+                self._format, self._resampler = format, AudioResampler("s16", "stereo", RATE)
+            pieces = self._resampler.resample(frame)
+        return b"".join(bytes(piece.planes[0])[: piece.samples * SAMPLE] for piece in pieces)
 
 
 class _Stdout:

@@ -12,10 +12,13 @@ from av.audio.resampler import AudioResampler
 from peercli.rtc.inputs import Frame
 from peercli.rtc.sound import RATE, Speaker
 
-__all__ = ["Taker", "deliver", "playing"]
+__all__ = ["Route", "Taker", "deliver", "playing"]
 
 Taker = Callable[[Frame], None]
 """Takes a frame, at once: what cannot keep up drops some."""
+
+Route = tuple[MediaStreamTrack, list[Taker]]
+"""A track, and what takes its frames: what `deliver` takes."""
 
 
 async def deliver(track: MediaStreamTrack, takers: Sequence[Taker]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -173,9 +173,9 @@ class Source:
             self.kinds.add(kind)
         self._endings.append(asyncio.create_task(self._end_with(feed)))
 
-    def stream(self) -> MediaStream:
+    def stream(self, kinds: Collection[Media] = ("audio", "video")) -> MediaStream:
         """Tracks for one more call. Time begins to run when one of them is first read."""
-        tracks = {kind: _Track(kind, self) for kind in self.kinds}
+        tracks = {kind: _Track(kind, self) for kind in self.kinds.intersection(kinds)}
         self._tracks |= {*tracks.values()}
         return MediaStream(**tracks)
 

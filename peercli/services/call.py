@@ -18,7 +18,7 @@ from peercli.peer.peer import Peer
 from peercli.rtc.devices import Device, list_devices
 from peercli.rtc.inputs import Frame
 from peercli.rtc.recorder import STDOUT, Recorder, check_recording
-from peercli.rtc.sinks import Taker, deliver, playing
+from peercli.rtc.sinks import Route, Taker, deliver, playing
 from peercli.rtc.sound import Speaker
 from peercli.rtc.sources import Source, open_source
 from peercli.rtc.terminal import TerminalView
@@ -54,6 +54,7 @@ class MediaOptions:
         video_codec: vp8 or h264.
         bitrate: bit/s of video, at most.
         record: the file to record to, `-` for stdout; of a second call at the same time, `NAME-2`.
+        record_own: our own sound, too, mixed with the far side's.
         play: by the speaker.
         view: on the terminal that stderr is.
     """
@@ -67,6 +68,7 @@ class MediaOptions:
     video_codec: str | None = None
     bitrate: int | None = None
     record: str | None = None
+    record_own: bool = False
     play: bool = False
     view: bool = False
 
@@ -147,8 +149,8 @@ class Studio:
             await self.report(RouteFound(call.peer, *ends))
 
     async def _run(self, call: MediaConnection, duration: float | None) -> None:
-        async with self._outlets(call) as (takers, recorder):
-            delivering = (deliver(track, takers[track.kind]) for track in call.remote_stream.tracks)
+        async with self._outlets(call) as (routes, recorder):
+            delivering = (deliver(*route) for route in routes)
             endings: list[asyncio.Future[Any]] = [
                 asyncio.create_task(_hung_up(call)),
                 asyncio.gather(self._tell(call), *delivering),  # which fails, or never ends
@@ -200,18 +202,22 @@ class Studio:
             )
 
     @asynccontextmanager
-    async def _outlets(
-        self, call: MediaConnection
-    ) -> AsyncIterator[tuple[dict[str, list[Taker]], Recorder | None]]:
-        """What takes the frames of a call, by kind, and the recorder among them."""
+    async def _outlets(self, call: MediaConnection) -> AsyncIterator[tuple[list[Route], Recorder | None]]:
+        """What takes the frames of each track of a call, and the recorder among them."""
         takers: dict[str, list[Taker]] = {"audio": [], "video": []}
         remote, recorder = call.remote_stream, None
+        routes = [(track, takers[track.kind]) for track in remote.tracks]
+        with_own = self._options.record_own and call.local_stream.audio is not None
         async with AsyncExitStack() as stack:
-            if self._options.record is not None and remote.tracks:
-                recorder = Recorder(self._recording_path(), {track.kind for track in remote.tracks})
+            if self._options.record is not None and (remote.tracks or with_own):
+                kinds = {track.kind for track in remote.tracks}
+                recorder = Recorder(self._recording_path(), kinds, with_own=with_own)
                 stack.push_async_callback(self._finish, recorder, call)
                 for kind, those in takers.items():
                     those.append(partial(_record, recorder, call, kind))
+                if with_own and (own := self._source.stream({"audio"}).audio) is not None:
+                    stack.callback(own.stop)
+                    routes.append((own, [recorder.take_own]))
             if self._options.play and remote.audio is not None:
                 speaker = stack.enter_context(closing(Speaker()))
                 takers["audio"].append(playing(speaker))
@@ -219,7 +225,7 @@ class Studio:
                 self.view = TerminalView()
                 stack.callback(self._close_view)
                 takers["video"].append(self.view.take)
-            yield takers, recorder
+            yield routes, recorder
 
     def _recording_path(self) -> str:
         assert self._options.record is not None

@@ -16,7 +16,7 @@ import pytest
 
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH
 from tests.cli.shell import DEVNULL, Done, Shell, fresh
-from tests.clips import Recording, loudness, make_clip, make_flashes, similarity
+from tests.clips import Recording, loudness, make_clip, make_flashes, make_tone, similarity, usual_loudness
 from tests.commands import Command
 from tests.schema import check
 
@@ -86,6 +86,21 @@ async def test_sound_and_picture_stay_in_step(shell: Shell, tmp_path: Path) -> N
     assert [pair for pair in pairs if abs(pair[0] - pair[1]) > SYNC] == []
 
 
+async def test_a_conversation_is_recorded(shell: Shell, tmp_path: Path) -> None:
+    """Both sides are heard in it, each at its level."""
+    own, out = make_tone(tmp_path / "own.wav", 1000, 4), tmp_path / "out.mkv"
+    recording = ("--audio", str(own), "--record", str(out), "--record-own")
+    async with waiting(shell, *recording) as (name, callee):
+        caller = await shell.run("call", name, "--video", "none", "--audio", "test", input=None)
+        assert (caller.code, await callee.exit_code()) == (0, 0), (caller.err, callee.stderr)
+    heard = Recording.read(out)
+    assert heard.codecs == {"audio": "opus"}
+    assert len(heard.samples) > 3 * RATE
+    middle = heard.samples[RATE : 2 * RATE]
+    assert usual_loudness(middle, TONE_PITCH) == pytest.approx(TONE_AMPLITUDE, rel=0.1)
+    assert usual_loudness(middle, 1000) == pytest.approx(TONE_AMPLITUDE, rel=0.1)
+
+
 async def test_what_was_recorded_outlives_kill(shell: Shell, tmp_path: Path) -> None:
     """kill -9: all but the last second or so can be played."""
     outs = [tmp_path / f"out.{ending}" for ending in ("mkv", "ts", "mp4")]
@@ -118,6 +133,7 @@ async def _record_and_kill(shell: Shell, out: Path) -> None:
         (("--video", "test", "--record", "/nowhere/out.mp4"), "/nowhere/out.mp4 cannot be written"),
         (("--video", "test", "--record", "out.xyz"), "tells no container"),
         (("--video", "test", "--size", "big"), "is no size"),
+        (("--audio", "test", "--record-own"), "needs a recording"),
         (("--video", "test", "--view"), "needs a terminal"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -14,10 +17,11 @@ from peercli.errors import StorageFailed, UsageError
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH, Pattern, Tone
 from peercli.rtc.recorder import Recorder, check_recording
 from peercli.rtc.terminal import Style, render, style_of
-from tests.clips import Recording, loudness
+from tests.clips import Recording, loudness, make_tone, usual_loudness
 
 RATE = 48_000  # samples/s
 BLOCK = 960  # samples
+OWN_PITCH = 1000  # Hz
 
 
 def sound(seconds: float, *, without: range = range(0)) -> Iterator[av.AudioFrame]:
@@ -86,6 +90,64 @@ async def test_lost_sound_is_silence(tmp_path: Path) -> None:
     recording = await record(tmp_path / "out.wav", sound(3, without=range(50, 100)))
     second = [loudness(recording.samples[start : start + RATE], TONE_PITCH) for start in (0, RATE, 2 * RATE)]
     assert second == pytest.approx([TONE_AMPLITUDE, 0, TONE_AMPLITUDE], abs=0.01)
+
+
+async def play(frames: Iterator[Any], take: Callable[[Any], None]) -> None:
+    """Each when it is due."""
+    loop, ready = asyncio.get_running_loop(), [*frames]
+    started = loop.time()
+    for frame in ready:
+        await asyncio.sleep(started + float(frame.time or 0) - loop.time())
+        take(frame)
+
+
+def own_sound(tmp_path: Path, seconds: float) -> Iterator[av.AudioFrame]:
+    with av.open(str(make_tone(tmp_path / "own-sound.wav", OWN_PITCH, seconds))) as clip:
+        yield from clip.decode(audio=0)
+
+
+def parts(recording: Recording, pitch: float, ends: list[float]) -> list[float]:
+    """How loud a pitch is between moments, in seconds, but for 0.15 s beside each."""
+    edges = [(round((a + 0.15) * RATE), round((b - 0.15) * RATE)) for a, b in pairwise(ends)]
+    return [usual_loudness(recording.samples[a:b], pitch) for a, b in edges]
+
+
+async def test_both_sides_of_a_conversation(tmp_path: Path) -> None:
+    """We begin to speak a second after the far side, and are heard for a second after it."""
+    recorder = Recorder(str(tmp_path / "out.wav"), {"audio"}, with_own=True)
+    ours = [*own_sound(tmp_path, 2)]
+    speaking = asyncio.create_task(play(sound(2), lambda frame: recorder.take(frame, 1000.0)))
+    await asyncio.sleep(1)
+    await play(iter(ours), recorder.take_own)
+    await speaking
+    assert await recorder.close()
+    recording = Recording.read(tmp_path / "out.wav")
+    assert parts(recording, TONE_PITCH, [0, 1, 2, 3]) == pytest.approx([TONE_AMPLITUDE] * 2 + [0], abs=0.03)
+    assert parts(recording, OWN_PITCH, [0, 1, 2, 3]) == pytest.approx([0] + [TONE_AMPLITUDE] * 2, abs=0.03)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp3"])
+async def test_the_far_side_sends_no_sound(tmp_path: Path, ending: str) -> None:
+    """Ours is the recording's."""
+    recorder = Recorder(str(tmp_path / f"out.{ending}"), {"video"}, with_own=True)
+    await asyncio.gather(
+        play(pictures(1, (160, 120)), lambda frame: recorder.take(frame, 1000.0)),
+        play(own_sound(tmp_path, 1), recorder.take_own),
+    )
+    assert await recorder.close()
+    recording = Recording.read(tmp_path / f"out.{ending}")
+    assert len(recording.pictures) == (10 if ending == "mkv" else 0)
+    assert parts(recording, OWN_PITCH, [0, 1]) == pytest.approx([TONE_AMPLITUDE], rel=0.1)
+
+
+async def test_we_say_nothing(tmp_path: Path) -> None:
+    """The far side's sound is as it would be without us."""
+    recorder = Recorder(str(tmp_path / "out.wav"), {"audio"}, with_own=True)
+    await play(sound(1), lambda frame: recorder.take(frame, None))
+    assert await recorder.close()
+    recording = Recording.read(tmp_path / "out.wav")
+    assert len(recording.samples) == RATE
+    assert parts(recording, TONE_PITCH, [0, 1]) == pytest.approx([TONE_AMPLITUDE], abs=0.01)
 
 
 async def test_nothing_came(tmp_path: Path) -> None:
