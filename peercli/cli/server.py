@@ -175,7 +175,7 @@ def server(
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, where there is one: it relays half as many messages again."""
+    """uvloop's, where there is one: written in C, it has more time for messages."""
     try:
         import uvloop
     except ImportError:
