@@ -106,7 +106,7 @@ async def redis_server(folder: Path) -> AsyncIterator[str]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        while not socket.exists():
+        while not await _listens(socket):
             assert process.returncode is None, "redis-server did not start"
             await asyncio.sleep(0.01)
         yield f"unix://{socket}"
@@ -114,6 +114,17 @@ async def redis_server(folder: Path) -> AsyncIterator[str]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def _listens(socket: Path) -> bool:
+    """Whether somebody takes connections there: the file is there a moment before."""
+    try:
+        _, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
 
 
 BROKERS: dict[str, BrokerFactory] = {"peerserver": peerserver, "peercli": our_server}
