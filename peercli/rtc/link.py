@@ -123,9 +123,8 @@ class Link:
         Raises:
             NegotiationFailed: there is not one local address to offer.
         """
-        if (
-            self._media is not None
-        ):  # first: aiortc lets the channel join its transport, not the other way round
+        if self._media is not None:
+            # First: aiortc lets the channel join the transport of the media, not the other way round.
             self._media.offer(self._pc)
         self._adopt(self._pc.open_channel(label, ordered=ordered))
         return await self._describe()
