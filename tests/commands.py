@@ -21,6 +21,7 @@ from tests.schema import check
 __all__ = ["Command", "peercli"]
 
 WITHIN = 30.0  # s; for any one thing that a process is to do
+STILL = 3.0  # s without taking anything, until a process must be waiting for something else
 MAX_LINE = 1 << 24  # bytes of a line on stdout
 
 
@@ -93,6 +94,14 @@ class Command:
         assert self.process.stdin
         self.process.stdin.write(data.encode() if isinstance(data, str) else data)
         await self.process.stdin.drain()
+
+    async def stuck(self) -> None:
+        """Wait until it takes no more of what was written to its stdin, though there is more."""
+        assert self.process.stdin
+        transport, left = self.process.stdin.transport, None
+        while left != (left := transport.get_write_buffer_size()):
+            assert left, f"{self._name} took everything"
+            await asyncio.sleep(STILL)
 
     def end_input(self) -> None:
         """Close its stdin."""

@@ -11,6 +11,8 @@ from peercli.services.lasting import Conversation
 
 __all__ = ["announce", "converse", "say_closed"]
 
+LOOK = 0.1  # s to see whether there was more to send when the peer closed
+
 
 async def announce(connection: Conversation, report: Report) -> None:
     """Report that a connection is open, and how it goes."""
@@ -66,6 +68,8 @@ async def converse(
             await asyncio.wait({hearing}, timeout=None if speaker.mid_message else wait)
         if not hearing.done():
             await connection.close(flush=True)
+        elif not speaking.done():
+            await asyncio.wait({speaking}, timeout=LOOK)
         if speaking.done():
             speaking.result()
         await hearing  # what came while we closed

@@ -171,6 +171,7 @@ async def test_the_peer_closes_first(shell: Shell) -> None:
             assert connect.process.stdin
             connect.process.stdin.write(b"more than anybody takes\n" * 1_000_000)
             await connection.receive()
+            await connect.stuck()
             await connection.close()
             assert await connect.exit_code() == 7
             await connect.says("peercli: the peer closed the connection before everything was sent")

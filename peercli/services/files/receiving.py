@@ -499,6 +499,7 @@ class _Session:
         transfer = self._here()
         await self._tell(await in_thread(self._stopped, transfer.keeping.finish))
         self._receiver.finish()
+        self._line.over = True  # the sender may leave while we still report
         self._line.push()
         await self._end(transfer)
         last = await self._last_word()
@@ -513,7 +514,6 @@ class _Session:
         """Reports how the transfer ended, once."""
         if transfer.ended:
             return
-        transfer.ended = True
         now = self._loop.time()
         await transfer.meter.tell(self._peer, self._inbox.report, now, last=True)
         states = Counter(outcome.state for outcome in self._receiver.outcomes if outcome is not None)
@@ -528,6 +528,7 @@ class _Session:
                 seconds=transfer.meter.seconds(now),
             )
         )
+        transfer.ended = True
 
     async def _last_word(self) -> PeerError | None:
         """Sends what is left to say, and waits for the sender to close; how it did, unless too slowly."""

@@ -502,6 +502,28 @@ async def test_a_sender_that_is_lost_after_the_last_word_is_not_waited_for(
     assert receiver.log.of(TransferEnded)[0].files == 1
 
 
+async def test_a_sender_that_leaves_while_the_end_is_reported_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal, or a pipe, may take our events more slowly than the sender takes its leave."""
+    monkeypatch.setattr(receiving, "LINGER", 0.1)
+    (tmp_path / "f").write_bytes(b"content")
+
+    class Slow(Log):
+        async def __call__(self, event: Event) -> None:
+            if isinstance(event, TransferEnded):
+                (theirs,) = receiver.peer._connections.values()
+                await theirs.closed()
+                await asyncio.sleep(0.1)  # for whoever draws conclusions from that
+            await super().__call__(event)
+
+    async with our_server() as url, Receiving(url, tmp_path / "to", log=Slow()) as receiver:
+        await send(url, tmp_path / "f")
+        await receiver.done()
+    assert receiver.log.of(TransferEnded)[0].bytes == 7
+    assert receiver.inbox.ended
+
+
 async def test_a_sender_that_missed_the_last_word_may_come_back_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
