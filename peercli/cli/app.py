@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import peercli
+from peercli.cli.bundles import spread
 from peercli.cli.call import call
 from peercli.cli.command import Command, Configured, Group
 from peercli.cli.completion import Shell, complete
@@ -19,14 +17,13 @@ from peercli.cli.demo import demo
 from peercli.cli.doctor import doctor
 from peercli.cli.id import id_group
 from peercli.cli.listen import listen
-from peercli.cli.options import ConfigOption, ProfileOption
+from peercli.cli.options import Configuration
 from peercli.cli.pair import pair
 from peercli.cli.peers import peers
 from peercli.cli.pipe import pipe
 from peercli.cli.receive_file import receive_file
 from peercli.cli.send_file import send_file
 from peercli.cli.server import server
-from peercli.cli.trust import trusting
 
 __all__ = ["app"]
 
@@ -91,23 +88,6 @@ def _root(
 ) -> None: ...
 
 
-def _configurable(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options that `Configured` heeds before it looks at any other."""
-
-    @functools.wraps(command)
-    def configured(*, config: str | None, profile: str | None, **options: Any) -> None:
-        command(**options)
-
-    signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("config", ConfigOption), ("profile", ProfileOption))
-    ]
-    described: Any = configured
-    described.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
-    return configured
-
-
 for _command in (listen, connect, send_file, receive_file, pipe, call, pair, server, peers, doctor, demo):
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     # Under the options, where a reader's eye ends up, is the place for the example.
@@ -118,7 +98,7 @@ for _command in (listen, connect, send_file, receive_file, pipe, call, pair, ser
         help="\n\n".join(_paragraphs),
         epilog=_example,
     )
-    _named(_command if _command is demo else _configurable(trusting(_command)))
+    _named(spread(_command) if _command is demo else spread(_command, Configuration))
 app.add_typer(id_group, name="id")
 app.add_typer(config, name="config")
 app.command("complete", hidden=True)(complete)

@@ -8,44 +8,10 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.media import (
-    AudioOption,
-    BitrateOption,
-    FileOption,
-    FpsOption,
-    LoopOption,
-    PlayOption,
-    RecordOption,
-    RecordOwnOption,
-    SizeOption,
-    VideoCodecOption,
-    VideoOption,
-    ViewOption,
-    ask_to_answer,
-    media_options,
-    show_devices,
-    studio_for,
-)
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    at_least,
-    make_console,
-    make_peer,
-    parse_metadata,
-)
+from peercli.cli.media import MediaChoice, ask_to_answer, show_devices, studio_for
+from peercli.cli.options import Display, Network, TimeoutOption, at_least, parse_metadata
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
+from peercli.cli.trust import AllowOption, Trust, make_admission
 
 __all__ = ["call"]
 
@@ -57,18 +23,8 @@ def call(
             metavar="[ID]", help="The peer to call; without, wait to be called.", show_default=False
         ),
     ] = None,
-    file: FileOption = None,
-    video: VideoOption = None,
-    audio: AudioOption = None,
-    loop: LoopOption = False,
-    size: SizeOption = None,
-    fps: FpsOption = None,
-    video_codec: VideoCodecOption = None,
-    bitrate: BitrateOption = None,
-    record: RecordOption = None,
-    record_own: RecordOwnOption = False,
-    play: PlayOption = False,
-    view: ViewOption = False,
+    *,
+    media: MediaChoice,
     duration: Annotated[
         float | None,
         typer.Option(
@@ -86,19 +42,11 @@ def call(
     devices: Annotated[
         bool, typer.Option("--list-devices", help="Show what there is to see and hear with, and exit.")
     ] = False,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
+    network: Network,
     allow: AllowOption = None,
-    trust: Trust = NO_TRUST,
+    trust: Trust,
     timeout: TimeoutOption = 30,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Call a peer, or a browser page, with sound and pictures.
 
@@ -114,34 +62,9 @@ def call(
             return
         from peercli.services.call import ring, take_a_call
 
-        options = media_options(
-            file=file,
-            video=video,
-            audio=audio,
-            loop=loop,
-            size=size,
-            fps=fps,
-            video_codec=video_codec,
-            bitrate=bitrate,
-            record=record,
-            record_own=record_own,
-            play=play,
-            view=view,
-            default=("camera", "mic"),
-        )
+        options = media.options(default=("camera", "mic"))
         known_metadata = parse_metadata(metadata)
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-            take_calls=peer_id is None,
-            max_connections=1,
-        )
+        make = partial(network.make_peer, take_calls=peer_id is None, max_connections=1)
         async with studio_for(console, options, answers_many=False) as studio:
             if peer_id is None:
                 admission = make_admission(allow)
@@ -152,4 +75,4 @@ def call(
                 peer, far_id = trust.reach(console, peer_id, make)
                 await ring(peer, far_id, studio, metadata=known_metadata, timeout=timeout, duration=duration)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=record == "-"))
+    run(work, display.console(payload=media.record == "-"))

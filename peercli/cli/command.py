@@ -45,17 +45,27 @@ class Command(_Plain, TyperCommand):
 class Configured(Command):
     """A command with defaults from the configuration file, whose contacts stand for ids of peers."""
 
+    @property
+    def settable(self) -> dict[str, Any]:
+        """What the file can set: the parameters, by the long name of their option without its dashes."""
+        return {
+            name: parameter
+            for parameter in self.params
+            for name in _long(parameter)
+            if name not in NOT_CONFIGURABLE
+        }
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self.make_parser(ctx).parse_args(args=list(args))[0]
         if ctx.resilient_parsing or given.get("help"):
             return super().parse_args(ctx, args)
         config = read_config(ctx.parent.command, given.get("config"))
         settings = config.for_command(str(ctx.info_name), given.get("profile") or _environment("PROFILE"))
-        parameters = {option: parameter for parameter in self.params for option in _long(parameter)}
+        known = self.settable
         ctx.default_map = {
-            parameters[name].name: as_given(parameters[name], setting.value)
+            known[name].name: as_given(known[name], setting.value)
             for name, setting in settings.items()
-            if name in parameters
+            if name in known
         }
         try:
             rest = super().parse_args(ctx, args)
@@ -77,7 +87,7 @@ def _long(parameter: Any) -> list[str]:
 def _options_of(group: Any) -> dict[str, set[str]]:
     """By command, the options that a configuration file can set."""
     return {
-        name: {option for parameter in command.params for option in _long(parameter)} - NOT_CONFIGURABLE
+        name: set(command.settable)
         for name, command in group.commands.items()
         if isinstance(command, Configured)
     }

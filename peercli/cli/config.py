@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peercli.cli.command import Command, Group, as_given, read_config
+from peercli.cli.command import Command, Configured, Group, as_given, read_config
 from peercli.cli.console import printable
 from peercli.cli.options import ConfigOption, ProfileOption
 from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.config import Setting
 
 __all__ = ["config"]
 
@@ -35,12 +38,13 @@ def path() -> None:
 @config.command(cls=Command)
 def check(ctx: typer.Context, file: ConfigOption = None) -> None:
     """Read the file, and say what is wrong with it and in which line. Exit code 2 if anything is."""
-    tree = _tree(ctx)
-    found = read_config(tree, file)
+    found = read_config(_tree(ctx), file)
     for profile in found.settings:
-        for name, command in tree.commands.items():
+        for name, command in _configured(ctx).items():
+            known = command.settable
             for setting in found.for_command(name, profile).values():
-                _try(command, setting)
+                if setting.option in known:
+                    _try(command, known[setting.option], setting)
     typer.echo(
         f"{found.path} is good." if found.path.exists() else f"There is no {found.path}: all is default."
     )
@@ -56,19 +60,21 @@ def show(
     profile: ProfileOption = None,
 ) -> None:
     """Print what a command's options are set to, and where each value comes from. Secrets are not shown."""
-    tree = _tree(ctx)
-    if name not in tree.commands:
-        raise UsageError(f"there is no command {name!r}")
-    settings = read_config(tree, file).for_command(name, profile or "")
-    for parameter in tree.commands[name].params:
-        options = [option for option in parameter.opts if option.startswith("--")]
-        if options and options[0] not in {"--config", "--profile"}:
-            value, source = _value(parameter, settings.get(options[0][2:]), ctx)
-            typer.echo(f"{options[0][2:]} = {_shown(options[0][2:], value)}  # {source}")
+    command = _configured(ctx).get(name)
+    if command is None:
+        raise UsageError(f"there is no command {name!r} that the file could set something for")
+    settings = read_config(_tree(ctx), file).for_command(name, profile or "")
+    for option, parameter in command.settable.items():
+        value, source = _value(parameter, settings.get(option), ctx)
+        typer.echo(f"{option} = {_shown(option, value)}  # {source}")
 
 
 def _tree(ctx: Any) -> Any:
     return ctx.parent.parent.command
+
+
+def _configured(ctx: Any) -> dict[str, Configured]:
+    return {name: each for name, each in _tree(ctx).commands.items() if isinstance(each, Configured)}
 
 
 def _value(parameter: Any, setting: Any, ctx: Any) -> tuple[Any, str]:
@@ -93,10 +99,7 @@ def _shown(option: str, value: Any) -> str:
     return printable(str(getattr(value, "value", value)))
 
 
-def _try(command: Any, setting: Any) -> None:
-    parameter = next((each for each in command.params if f"--{setting.option}" in each.opts), None)
-    if parameter is None:
-        return
+def _try(command: Configured, parameter: Any, setting: Setting) -> None:
     try:
         parameter.process_value(
             command.make_context(command.name, [], resilient_parsing=True), as_given(parameter, setting.value)

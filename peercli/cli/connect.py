@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    NoReconnectOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    at_least,
-    make_console,
-    make_peer,
-    parse_metadata,
-)
+from peercli.cli.options import Display, Network, NoReconnectOption, TimeoutOption, at_least, parse_metadata
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, Trust
+from peercli.cli.trust import Trust
 
 __all__ = ["connect"]
 
@@ -81,19 +62,12 @@ def connect(
         ),
     ] = 0,
     keep_open: Annotated[bool, typer.Option("-k", "--keep-open", help="Stay until the peer closes.")] = False,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
-    trust: Trust = NO_TRUST,
+    *,
+    network: Network,
+    trust: Trust,
     timeout: TimeoutOption = 30,
     no_reconnect: NoReconnectOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Talk with a peer: a line in is a message out, and back.
 
@@ -109,17 +83,7 @@ def connect(
         from peercli.services.dial import joined
 
         known_metadata = parse_metadata(metadata)
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-        )
-        peer, far_id = trust.reach(console, peer_id, make)
+        peer, far_id = trust.reach(console, peer_id, network.make_peer)
         async with (
             joined(
                 peer,
@@ -136,4 +100,4 @@ def connect(
         ):
             await converse(connection, messages, console.report, wait=None if keep_open else wait)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

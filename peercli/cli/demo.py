@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from peercli.cli.console import Console
-from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.options import Display
 from peercli.cli.run import run
 
 __all__ = ["demo"]
 
 
-def demo(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+def demo(display: Display) -> None:
     """Show what peercli does, on this machine alone, in seconds.
 
     Example: peercli demo
@@ -32,4 +32,4 @@ def demo(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseO
                     await console.report(step)
         console.status("All of it worked. The commands above do the same by hand, each in a terminal.")
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

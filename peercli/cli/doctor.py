@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from peercli.cli.console import Console
 from peercli.cli.findings import FindingView
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    make_console,
-    make_peer,
-)
+from peercli.cli.options import Display, Network, TimeoutOption
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, Trust
+from peercli.cli.trust import Trust
 
 __all__ = ["doctor"]
 
@@ -37,18 +21,11 @@ def doctor(
         str | None,
         typer.Argument(metavar="ID", help="Try to reach this peer, too.", show_default=False),
     ] = None,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
-    trust: Trust = NO_TRUST,
+    *,
+    network: Network,
+    trust: Trust,
     timeout: TimeoutOption = 30,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Say what works and what does not: broker, STUN, TURN, kind of NAT, devices.
 
@@ -60,20 +37,10 @@ def doctor(
     """
 
     async def work(console: Console) -> None:
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-        )
         if peer_id is None:
-            peer, far_id = make(), None
+            peer, far_id = network.make_peer(), None
         else:
-            peer, far_id = trust.reach(console, peer_id, make)
+            peer, far_id = trust.reach(console, peer_id, network.make_peer)
         from peercli.services.doctor import examine
 
         view = FindingView(console)
@@ -81,4 +48,4 @@ def doctor(
             async for finding in findings:
                 await view.report(finding)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

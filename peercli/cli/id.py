@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from peercli.cli.bundles import spread
 from peercli.cli.command import Command, Group
 from peercli.cli.console import Console
-from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.options import Display
 from peercli.cli.run import run
 
 __all__ = ["id_group"]
@@ -17,7 +18,8 @@ id_group = typer.Typer(
 
 
 @id_group.command(cls=Command, epilog="Example: peercli id show")
-def show(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+@spread
+def show(display: Display) -> None:
     """Show our key, which is made at first use, and the peers that we remember."""
 
     async def work(console: Console) -> None:
@@ -25,11 +27,12 @@ def show(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseO
 
         await describe(Keyring(), console.report)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())
 
 
 @id_group.command(cls=Command, epilog="Example: peercli id rotate")
-def rotate(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
+@spread
+def rotate(display: Display) -> None:
     """Make a new key. Peers that remember the old one refuse us until they have paired again."""
 
     async def work(console: Console) -> None:
@@ -39,4 +42,4 @@ def rotate(json: JsonOption = False, quiet: QuietOption = False, verbose: Verbos
         ring.rotate()
         await describe(ring, console.report)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

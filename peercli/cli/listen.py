@@ -9,41 +9,10 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.media import (
-    AudioOption,
-    BitrateOption,
-    FileOption,
-    FpsOption,
-    LoopOption,
-    PlayOption,
-    RecordOption,
-    RecordOwnOption,
-    SizeOption,
-    VideoCodecOption,
-    VideoOption,
-    ViewOption,
-    media_options,
-    studio_for,
-)
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    NoReconnectOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TokenOption,
-    VerboseOption,
-    at_least,
-    make_console,
-    make_peer,
-)
+from peercli.cli.media import MediaChoice, studio_for
+from peercli.cli.options import Display, Network, NoReconnectOption, at_least
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
+from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 __all__ = ["listen"]
@@ -87,30 +56,12 @@ def listen(
     answer: Annotated[
         bool, typer.Option("--answer", help="Answer calls, many at once, and send the same to all of them.")
     ] = False,
-    file: FileOption = None,
-    video: VideoOption = None,
-    audio: AudioOption = None,
-    loop: LoopOption = False,
-    size: SizeOption = None,
-    fps: FpsOption = None,
-    video_codec: VideoCodecOption = None,
-    bitrate: BitrateOption = None,
-    record: RecordOption = None,
-    record_own: RecordOwnOption = False,
-    play: PlayOption = False,
-    view: ViewOption = False,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
+    *,
+    media: MediaChoice,
+    network: Network,
     no_reconnect: NoReconnectOption = False,
-    trust: Trust = NO_TRUST,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    trust: Trust,
+    display: Display,
 ) -> None:
     """Wait for peers: print their messages, take their streams and files, answer their calls.
 
@@ -127,28 +78,15 @@ def listen(
                 "--exec would let anybody who knows the id run the command",
                 hint="name who may with --allow ID, set a --secret, or say --allow-anyone",
             )
-        if not answer and (file or video or audio or record or play or view):
+        if not answer and media.made:
             raise UsageError("what is sent, recorded and shown in calls needs --answer")
-        if record == "-":
+        if media.record == "-":
             raise UsageError("--record - needs a stdout of its own", hint="peercli call --record -")
         from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
 
         admission = make_admission(allow)
-        options = media_options(
-            file=file,
-            video=video,
-            audio=audio,
-            loop=loop,
-            size=size,
-            fps=fps,
-            video_codec=video_codec,
-            bitrate=bitrate,
-            record=record,
-            record_own=record_own,
-            play=play,
-            view=view,
-        )
+        options = media.options()
         async with AsyncExitStack() as stack:
             screen = stack.enter_context(transfer_view(console, "Receiving"))
             inbox = inbox_for(screen, save_dir) if exec_command is None else None
@@ -156,7 +94,7 @@ def listen(
                 stack.push_async_callback(inbox.close)
             listener = Listener(
                 report=screen.report,
-                output=None if json else console.stdout,
+                output=None if console.json else console.stdout,
                 echo=echo,
                 command=exec_command,
                 once=once or trust.code,
@@ -165,14 +103,7 @@ def listen(
                 studio=await stack.enter_async_context(studio_for(console, options)) if answer else None,
             )
             make = partial(
-                make_peer,
-                server=server,
-                id=id,
-                token=token,
-                ice=ice,
-                relay=relay,
-                port_range=port_range,
-                interface=interface,
+                network.make_peer,
                 admit=listener.admit,
                 take_calls=answer,
                 max_connections=1 if once else max_peers,
@@ -181,4 +112,4 @@ def listen(
             peer = await trust.wait(console, make, admission, type_there="connect CODE")
             await listener.run(await stack.enter_async_context(peer))
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,25 +23,7 @@ if TYPE_CHECKING:
     from peercli.peer.media import MediaConnection
     from peercli.services.call import MediaOptions, Studio
 
-__all__ = [
-    "AudioOption",
-    "BitrateOption",
-    "FileOption",
-    "FpsOption",
-    "LoopOption",
-    "PlayOption",
-    "RecordOption",
-    "RecordOwnOption",
-    "SizeOption",
-    "VideoCodec",
-    "VideoCodecOption",
-    "VideoOption",
-    "ViewOption",
-    "ask_to_answer",
-    "media_options",
-    "show_devices",
-    "studio_for",
-]
+__all__ = ["MediaChoice", "ask_to_answer", "show_devices", "studio_for"]
 
 _SEND, _TAKE = "What is sent", "What comes"
 
@@ -50,149 +33,145 @@ class VideoCodec(StrEnum):
     h264 = "h264"
 
 
-FileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--file",
-        metavar="PATH|URL|-",
-        help="Send what is in a file, at a URL, or on stdin.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-VideoOption = Annotated[
-    str | None,
-    typer.Option(
-        "--video",
-        metavar="SRC",
-        help="camera[:NAME], screen[:NAME], test, none, or as --file.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-AudioOption = Annotated[
-    str | None,
-    typer.Option(
-        "--audio",
-        metavar="SRC",
-        help="mic[:NAME], test, none, or as --file.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-LoopOption = Annotated[bool, typer.Option("--loop", help="Send files over and over.", rich_help_panel=_SEND)]
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="WxH",
-        help="Pictures of this size, or as fits in it.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-FpsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--fps",
-        metavar="N",
-        callback=lambda fps: fps if fps is None else at_least(0.1, fps),
-        help="Pictures a second, at most.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-VideoCodecOption = Annotated[
-    VideoCodec | None,
-    typer.Option(
-        "--video-codec",
-        metavar="NAME",
-        help="vp8 or h264, where the far side has it.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-BitrateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--bitrate",
-        metavar="BITS",
-        help="Bits a second of video, at most: 800k, 4M.",
-        show_default=False,
-        rich_help_panel=_SEND,
-    ),
-]
-RecordOption = Annotated[
-    str | None,
-    typer.Option(
-        "--record",
-        metavar="OUT",
-        help="Record it: .mp4 .mov .mkv .webm .ts .wav .flac .ogg .mp3, or - for stdout, as Matroska.",
-        show_default=False,
-        rich_help_panel=_TAKE,
-    ),
-]
-RecordOwnOption = Annotated[
-    bool,
-    typer.Option("--record-own", help="Record our own sound, too.", rich_help_panel=_TAKE),
-]
-PlayOption = Annotated[
-    bool,
-    typer.Option("--play", help="Play it by the speaker. Wear headphones.", rich_help_panel=_TAKE),
-]
-ViewOption = Annotated[
-    bool, typer.Option("--view", help="Show it, here in the terminal.", rich_help_panel=_TAKE)
-]
+@dataclass(frozen=True, kw_only=True)
+class MediaChoice:
+    """The options of what is sent in a call, and what becomes of what comes."""
 
-
-def media_options(
-    *,
-    file: str | None,
-    video: str | None,
-    audio: str | None,
-    loop: bool,
-    size: str | None,
-    fps: float | None,
-    video_codec: VideoCodec | None,
-    bitrate: str | None,
-    record: str | None,
-    record_own: bool,
-    play: bool,
-    view: bool,
-    default: tuple[str, str] | None = None,
-) -> MediaOptions:
-    """What the options ask for.
-
-    Args:
-        default: the video and the audio where none of `file`, `video` and `audio` is given.
-
-    Raises:
-        UsageError: one of them cannot be read.
-    """
-    if default is not None and file is None and video is None and audio is None:
-        video, audio = default
-    if loop and "-" in (file, video, audio):
-        raise UsageError("--loop cannot wind stdin back")
-    if record_own and record is None:
-        raise UsageError("--record-own needs a recording to go to", hint="add --record OUT")
-    if view and not os.isatty(2):
-        raise UsageError("--view needs a terminal to show it in")
-    from peercli.services.call import MediaOptions
-
-    return MediaOptions(
-        file=file,
-        video=video,
-        audio=audio,
-        loop=loop,
-        size=_size(size),
-        fps=fps,
-        video_codec=None if video_codec is None else video_codec.value,
-        bitrate=_bitrate(bitrate),
-        record=record,
-        record_own=record_own,
-        play=play,
-        view=view,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            metavar="PATH|URL|-",
+            help="Send what is in a file, at a URL, or on stdin.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    video: Annotated[
+        str | None,
+        typer.Option(
+            "--video",
+            metavar="SRC",
+            help="camera[:NAME], screen[:NAME], test, none, or as --file.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    audio: Annotated[
+        str | None,
+        typer.Option(
+            "--audio",
+            metavar="SRC",
+            help="mic[:NAME], test, none, or as --file.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    loop: Annotated[bool, typer.Option("--loop", help="Send files over and over.", rich_help_panel=_SEND)] = (
+        False
     )
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="WxH",
+            help="Pictures of this size, or as fits in it.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps",
+            metavar="N",
+            callback=lambda fps: fps if fps is None else at_least(0.1, fps),
+            help="Pictures a second, at most.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    video_codec: Annotated[
+        VideoCodec | None,
+        typer.Option(
+            "--video-codec",
+            metavar="NAME",
+            help="vp8 or h264, where the far side has it.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    bitrate: Annotated[
+        str | None,
+        typer.Option(
+            "--bitrate",
+            metavar="BITS",
+            help="Bits a second of video, at most: 800k, 4M.",
+            show_default=False,
+            rich_help_panel=_SEND,
+        ),
+    ] = None
+    record: Annotated[
+        str | None,
+        typer.Option(
+            "--record",
+            metavar="OUT",
+            help="Record it: .mp4 .mov .mkv .webm .ts .wav .flac .ogg .mp3, or - for stdout, as Matroska.",
+            show_default=False,
+            rich_help_panel=_TAKE,
+        ),
+    ] = None
+    record_own: Annotated[
+        bool,
+        typer.Option("--record-own", help="Record our own sound, too.", rich_help_panel=_TAKE),
+    ] = False
+    play: Annotated[
+        bool,
+        typer.Option("--play", help="Play it by the speaker. Wear headphones.", rich_help_panel=_TAKE),
+    ] = False
+    view: Annotated[
+        bool, typer.Option("--view", help="Show it, here in the terminal.", rich_help_panel=_TAKE)
+    ] = False
+
+    @property
+    def made(self) -> bool:
+        """Whether any of them asks for something."""
+        return any((self.file, self.video, self.audio, self.record, self.play, self.view))
+
+    def options(self, *, default: tuple[str, str] | None = None) -> MediaOptions:
+        """What they ask for.
+
+        Args:
+            default: the video and the audio where none of `file`, `video` and `audio` is given.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        video, audio = self.video, self.audio
+        if default is not None and self.file is None and video is None and audio is None:
+            video, audio = default
+        if self.loop and "-" in (self.file, video, audio):
+            raise UsageError("--loop cannot wind stdin back")
+        if self.record_own and self.record is None:
+            raise UsageError("--record-own needs a recording to go to", hint="add --record OUT")
+        if self.view and not os.isatty(2):
+            raise UsageError("--view needs a terminal to show it in")
+        from peercli.services.call import MediaOptions
+
+        return MediaOptions(
+            file=self.file,
+            video=video,
+            audio=audio,
+            loop=self.loop,
+            size=_size(self.size),
+            fps=self.fps,
+            video_codec=None if self.video_codec is None else self.video_codec.value,
+            bitrate=_bitrate(self.bitrate),
+            record=self.record,
+            record_own=self.record_own,
+            play=self.play,
+            view=self.view,
+        )
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

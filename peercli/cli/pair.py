@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    make_console,
-    make_peer,
-)
+from peercli.cli.options import Display, Network, TimeoutOption
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, Trust
+from peercli.cli.trust import Trust
 from peercli.errors import UsageError
 
 __all__ = ["pair"]
@@ -40,18 +24,11 @@ def pair(
             show_default=False,
         ),
     ] = None,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
-    trust: Trust = NO_TRUST,
+    *,
+    network: Network,
+    trust: Trust,
     timeout: TimeoutOption = 30,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Get to know a peer: each side keeps the other's key, under the name that it gives with --remember.
 
@@ -66,24 +43,14 @@ def pair(
             raise UsageError("what shall the peer be called?", hint="--remember NAME")
         from peercli.services.pairing import await_pairing, pair_with
 
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-        )
         if peer_id is not None:
-            peer, far_id = trust.reach(console, peer_id, make)
+            peer, far_id = trust.reach(console, peer_id, network.make_peer)
             await pair_with(peer, far_id, timeout=timeout)
         elif trust.asks and not trust.code:
-            await await_pairing(await trust.wait(console, make, type_there=""), console.report)
+            await await_pairing(await trust.wait(console, network.make_peer, type_there=""), console.report)
         else:
             type_there = "pair CODE --remember NAME"
-            peer = await trust.wait_with_code(console, make, type_there=type_there)
+            peer = await trust.wait_with_code(console, network.make_peer, type_there=type_there)
             await await_pairing(peer, console.report)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

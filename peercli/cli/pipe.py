@@ -9,25 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    NoReconnectOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    make_console,
-    make_peer,
-)
+from peercli.cli.options import Display, Network, NoReconnectOption, TimeoutOption
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
+from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,20 +30,13 @@ def pipe(
     progress: Annotated[
         bool, typer.Option("--progress", help="Show bytes, time and rate on stderr.")
     ] = False,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
+    *,
+    network: Network,
     allow: AllowOption = None,
-    trust: Trust = NO_TRUST,
+    trust: Trust,
     timeout: TimeoutOption = 30,
     no_reconnect: NoReconnectOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Join stdin and stdout to a peer: bytes, both ways.
 
@@ -80,14 +57,7 @@ def pipe(
 
         sessions = Sessions(console.report)
         make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
+            network.make_peer,
             max_connections=1,
             lasting=not no_reconnect,
         )
@@ -116,7 +86,7 @@ def pipe(
                 await carrying.run()
             await say_closed(connection, console.report)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=True))
+    run(work, display.console(payload=True))
 
 
 def _say_end(console: Console, *, waiting: bool) -> None:

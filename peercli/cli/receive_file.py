@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    make_console,
-    make_peer,
-)
+from peercli.cli.options import Display, Network, TimeoutOption
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, AllowOption, Trust, make_admission
+from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,19 +58,12 @@ def receive_file(
         typer.Option("--max-size", metavar="SIZE", help="Decline more than this: 500M.", show_default=False),
     ] = None,
     keep_open: Annotated[bool, typer.Option("--keep-open", help="Wait for more, until Ctrl-C.")] = False,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
+    *,
+    network: Network,
     timeout: TimeoutOption = 30,
     allow: AllowOption = None,
-    trust: Trust = NO_TRUST,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    trust: Trust,
+    display: Display,
 ) -> None:
     """Wait for files, take one offer, exit.
 
@@ -104,16 +82,6 @@ def receive_file(
             raise UsageError("-o takes one file, to one place: without --save-dir and --keep-open")
         place = Outlet(1) if output == "-" else output and single_file(output, on_conflict=on_conflict.value)
         limit = parse_size(max_size, "--max-size")
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-        )
         with transfer_view(console, "Receiving") as view:
             inbox = inbox_for(
                 view,
@@ -128,7 +96,7 @@ def receive_file(
                 raise UsageError("nobody can be asked here", hint="agree beforehand: -y, or --save-dir DIR")
             try:
                 if told is not None:
-                    peer, far_id = trust.reach(console, told, make)
+                    peer, far_id = trust.reach(console, told, network.make_peer)
                     await fetch_files(peer, far_id, inbox, timeout=timeout)
                 else:
                     admission = make_admission(allow)
@@ -136,10 +104,10 @@ def receive_file(
                     def admit(offer: Offer) -> bool:
                         return is_file_offer(offer) and (admission is None or admission.admits(offer))
 
-                    make = partial(make, admit=admit)
+                    make = partial(network.make_peer, admit=admit)
                     peer = await trust.wait(console, make, admission, type_there="send-file CODE PATH...")
                     await receive_files(peer, inbox, keep_open=keep_open)
             finally:
                 await inbox.close()
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose, payload=output == "-"))
+    run(work, display.console(payload=output == "-"))

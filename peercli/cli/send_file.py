@@ -9,25 +9,9 @@ from typing import Annotated
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import (
-    DEFAULT_SERVER,
-    IceOption,
-    IdOption,
-    InterfaceOption,
-    JsonOption,
-    PortRangeOption,
-    QuietOption,
-    RelayOption,
-    ServerOption,
-    TimeoutOption,
-    TokenOption,
-    VerboseOption,
-    at_least,
-    make_console,
-    make_peer,
-)
+from peercli.cli.options import Display, Network, TimeoutOption, at_least
 from peercli.cli.run import run
-from peercli.cli.trust import NO_TRUST, Trust
+from peercli.cli.trust import Trust
 
 __all__ = ["send_file"]
 
@@ -73,18 +57,11 @@ def send_file(
             help="Attempts in a row to go on after a lost connection.",
         ),
     ] = 10,
-    server: ServerOption = DEFAULT_SERVER,
-    id: IdOption = None,
-    token: TokenOption = None,
-    ice: IceOption = None,
-    relay: RelayOption = False,
-    port_range: PortRangeOption = None,
-    interface: InterfaceOption = None,
-    trust: Trust = NO_TRUST,
+    *,
+    network: Network,
+    trust: Trust,
     timeout: TimeoutOption = 30,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    display: Display,
 ) -> None:
     """Send files and folders, checked end to end.
 
@@ -105,16 +82,6 @@ def send_file(
         # An id is one only where something follows it, so that neither can be taken for the other.
         far_id = peer_id if paths and not trust.code else None
         files = [*([] if far_id else [peer_id]), *(paths or ())]
-        make = partial(
-            make_peer,
-            server=server,
-            id=id,
-            token=token,
-            ice=ice,
-            relay=relay,
-            port_range=port_range,
-            interface=interface,
-        )
         selection = select_files(files, exclude=exclude or (), follow_symlinks=follow_symlinks, name=name)
         with (
             transfer_view(console, "Sending") as view,
@@ -122,11 +89,11 @@ def send_file(
         ):
             if far_id is None:
                 peer = await trust.wait_with_code(
-                    console, partial(make, admit=is_file_offer), type_there="receive-file CODE"
+                    console, partial(network.make_peer, admit=is_file_offer), type_there="receive-file CODE"
                 )
                 await hand_over_files(peer, sending)
             else:
-                peer, reached = trust.reach(console, far_id, make)
+                peer, reached = trust.reach(console, far_id, network.make_peer)
                 await send_files(peer, reached, sending, timeout=timeout, retries=retry)
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose))
+    run(work, display.console())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from peercli.cli.console import Console
-from peercli.cli.options import JsonOption, QuietOption, VerboseOption, make_console
+from peercli.cli.options import Display
 from peercli.cli.run import run
 
 __all__ = ["server"]
@@ -125,9 +125,8 @@ def server(
         bool,
         typer.Option("--log-ids", help="Name clients and addresses in logs.", rich_help_panel=_WATCH),
     ] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    *,
+    display: Display,
 ) -> None:
     """Run a broker, through which peercli and PeerJS pages meet.
 
@@ -171,7 +170,7 @@ def server(
             await console.report(Serving(broker.url))
             await broker.serve_until(asyncio.Event())
 
-    run(work, make_console(json=json, quiet=quiet, verbose=verbose), _new_loop)
+    run(work, display.console(), _new_loop)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import getpass
-import inspect
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from peercli.protocol.auth import Credentials, Proven
     from peercli.services.admission import Admission
 
-__all__ = ["NO_TRUST", "AllowOption", "Trust", "make_admission", "trusting"]
+__all__ = ["AllowOption", "Trust", "make_admission"]
 
 _PANEL = "Trust"
 
@@ -253,39 +252,7 @@ class Trust:
         return secret
 
 
-NO_TRUST = Trust()
-
-
 def _draw_qr(text: str) -> None:
     import segno
 
     segno.make(text, error="l").terminal(sys.stderr, compact=True)
-
-
-def trusting(command: Callable[..., None]) -> Any:
-    """`command`, whose parameter `trust` becomes the options of `Trust`."""
-    signature = inspect.signature(command, eval_str=True)
-    if "trust" not in signature.parameters:
-        return command
-    hints = get_type_hints(Trust, include_extras=True)
-    options = [
-        inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name]
-        )
-        for each in fields(Trust)
-    ]
-
-    @functools.wraps(command)
-    def trusted(**given: Any) -> None:
-        command(trust=Trust(**{each.name: given.pop(each.name) for each in fields(Trust)}), **given)
-
-    kept = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for each in signature.parameters.values()
-        if each.name != "trust"
-    ]
-    # Where the command has it: after what is the network's.
-    place = list(signature.parameters).index("trust")
-    described: Any = trusted  # a function has no such attribute, says its type
-    described.__signature__ = signature.replace(parameters=[*kept[:place], *options, *kept[place:]])
-    return described
