@@ -241,7 +241,7 @@ class SctpTransport:
 
     # In ---------------------------------------------------------------------------------------
 
-    def _datagrams_came(self, data: bytes) -> None:
+    def _datagrams_came(self, data: bytes | memoryview) -> None:
         """Datagrams from aioice: take them, and what else waits in their socket."""
         session = self._session
         assert session is not None

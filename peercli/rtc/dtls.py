@@ -94,7 +94,7 @@ class Session:
         return self._sealed_view[: max(count, 0)]
 
 
-def cut(glued: bytes, segment: int) -> tuple[list[memoryview], list[bytes]]:
+def cut(glued: bytes | memoryview, segment: int) -> tuple[list[memoryview], list[bytes]]:
     """Tell datagrams apart that the kernel has glued together, all of one size but for a shorter last one.
 
     With `segment` 0 that size is not known, and each says itself how long it is; but SRTP does not.
@@ -103,7 +103,7 @@ def cut(glued: bytes, segment: int) -> tuple[list[memoryview], list[bytes]]:
         Whole records of DTLS, in pieces that OpenSSL's buffer holds; and every other datagram.
     """
     view = memoryview(glued)
-    if segment and not glued[::segment].translate(None, _DTLS_TYPES):  # there are first bytes of DTLS alone
+    if segment and not bytes(view[::segment]).translate(None, _DTLS_TYPES):  # all begin as DTLS does
         step = max(BIO_BYTES // segment, 1) * segment
         return [view[start : start + step] for start in range(0, len(view), step)], []
     pieces: list[memoryview] = []
@@ -116,7 +116,7 @@ def cut(glued: bytes, segment: int) -> tuple[list[memoryview], list[bytes]]:
             pieces.append(view[begun:start])
             begun = start
         if not is_dtls:
-            others.append(glued[start:end])
+            others.append(bytes(view[start:end]))
             begun = end
         start = end
     if begun < start:

@@ -47,7 +47,7 @@ class UdpSocket:
         self.stranded = False
         self._socket: socket.socket = protocol.transport.get_extra_info("socket").dup()
         self._socket.setblocking(False)
-        self._buffer = bytearray(1 << 16)
+        self._view = memoryview(bytearray(1 << 16))
         self._ancillary = socket.CMSG_SPACE(_INT.size)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
@@ -81,19 +81,22 @@ class UdpSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def receive(self) -> tuple[bytes, int, tuple[Any, ...]] | None:
-        """What is waiting: bytes, the size of the datagrams in them, and their source. None: nothing."""
+    def receive(self) -> tuple[memoryview, int, tuple[Any, ...]] | None:
+        """What is waiting, good until the next call; the size of the datagrams in it, and their source.
+
+        None: nothing is waiting.
+        """
         try:
-            count, ancillary, _, address = self._socket.recvmsg_into([self._buffer], self._ancillary)
+            count, ancillary, _, address = self._socket.recvmsg_into([self._view], self._ancillary)
         except BlockingIOError:
             return None
         except OSError:  # an ICMP error for something sent before
-            return b"", 0, ()
+            return self._view[:0], 0, ()
         segment = count
         for level, kind, value in ancillary:
             if level == _SOL_UDP and kind == _UDP_GRO:
                 segment = _INT.unpack(value[: _INT.size])[0]
-        return bytes(memoryview(self._buffer)[:count]), segment, address
+        return self._view[:count], segment, address
 
     def send(self, datagrams: memoryview, size: int, address: tuple[str, int]) -> int:
         """Send datagrams of `size` bytes, the last one perhaps shorter; how many bytes went.

@@ -94,7 +94,7 @@ class Outstanding:
         self._rtt = rtt
         self.next_tsn = first
         self.cum = first - 1
-        self.log: list[bytes] = []  # the chunks from cum + 1 on
+        self.log: list[bytes | memoryview] = []  # the chunks from cum + 1 on
         self.in_flight = 0
         self.size = 0  # in flight or lost
         self.given_up: set[int] = set()  # TSNs that are not worth sending again
@@ -142,7 +142,7 @@ class Outstanding:
             heappop(lost)
         return False
 
-    def resend(self, flight: Flight) -> bytes:
+    def resend(self, flight: Flight) -> bytes | memoryview:
         """The first lost chunk, which counts as sent again in `flight`. There must be one."""
         missing = self._missing[heappop(self._lost)]
         missing.state = _State.WAITING
@@ -152,7 +152,7 @@ class Outstanding:
         self.in_flight += missing.size
         return self.log[missing.tsn - self.cum - 1]
 
-    def probe(self, *, first: bool) -> bytes | None:
+    def probe(self, *, first: bool) -> bytes | memoryview | None:
         """The first or the last outstanding chunk, to be sent once more just to bring on a SACK."""
         if first:
             tsn = self.cum + 1

@@ -134,18 +134,20 @@ def head(source: int, destination: int, tag: int) -> bytes:
     return _HEADER.pack(source, destination, tag)
 
 
-def sealer(source: int, destination: int, tag: int, *, checksum: bool = True) -> Callable[[bytes], bytes]:
-    """A function that makes a packet of joined chunks.
+def sealer(source: int, destination: int, tag: int, *, checksum: bool = True) -> Callable[..., bytes]:
+    """A function that makes a packet of chunks, given in one piece or several.
 
     Without `checksum` it leaves a zero in its place (RFC 9653). The CRC of the header, whose checksum field
     counts as zero, is the same for every packet, so only the chunks are gone over.
     """
     begin = head(source, destination, tag)
-    if not checksum:
-        return (begin + bytes(4)).__add__
-    seed = value(begin + bytes(4))
+    blank = begin + bytes(4)
+    seed = value(blank)
 
-    def seal(body: bytes) -> bytes:
+    def seal(*pieces: bytes | memoryview) -> bytes:
+        if not checksum:
+            return b"".join((blank, *pieces))
+        body = b"".join(pieces)
         crc: int = extend(seed, body)
         return begin + crc.to_bytes(4, "little") + body
 

@@ -88,7 +88,7 @@ class _Partial:
         self.key = key
         self.unordered = unordered  # the flag, or 0
         self.ppid = ppid
-        self.parts: deque[bytes] = deque()
+        self.parts: deque[bytes | memoryview] = deque()
         self.size = 0
         self.begun = self.ended = False
         self.start = self.end = 0
@@ -239,7 +239,7 @@ class Receiver:
                 self.held += length
                 current = self._current
                 if current is not None and flags == current.unordered and key == current.key:
-                    current.parts.append(packet[offset + header_size : end])
+                    current.parts.append(memoryview(packet)[offset + header_size : end])
                     current.size += length - header_size
                     if current.size > self.max_message:
                         raise ProtocolViolation("a message is too large")
@@ -439,7 +439,7 @@ class Receiver:
     def _complete(self, partial: _Partial) -> None:
         parts = partial.parts
         self.held += MESSAGE_OVERHEAD - self.header.size * len(parts)
-        data = b"".join(parts) if len(parts) > 1 else parts[0]
+        data = b"".join(parts)
         stream, number = (IDATA_KEY if self.interleaving else DATA_KEY).unpack(partial.key)
         if partial.unordered:
             self.messages.append((stream, partial.ppid, data))

@@ -44,11 +44,11 @@ class _Packets:
 
     __slots__ = ("_parts", "done", "room", "seal", "size")
 
-    def __init__(self, size: int, seal: Callable[[bytes], bytes]) -> None:
+    def __init__(self, size: int, seal: Callable[..., bytes]) -> None:
         self.size = size
         self.seal = seal
         self.done: list[bytes] = []
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self.room = size
 
     @property
@@ -56,7 +56,7 @@ class _Packets:
         """Whether no packet is begun."""
         return not self._parts
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes | memoryview) -> None:
         if len(chunk) > self.room and self._parts:
             self.flush()
         self._parts.append(chunk)
@@ -64,7 +64,7 @@ class _Packets:
 
     def flush(self) -> None:
         if self._parts:
-            self.done.append(self.seal(b"".join(self._parts)))
+            self.done.append(self.seal(*self._parts))
             self._parts = []
             self.room = self.size
 
@@ -84,7 +84,7 @@ class Sender:
         tsn: int,
         peer_window: int,
         max_packet: int,
-        seal: Callable[[bytes], bytes],
+        seal: Callable[..., bytes],
         queue: SendQueue,
         controller: Controller,
         partial_reliability: bool,
@@ -344,9 +344,9 @@ class Sender:
         pack, length = header.pack, header.size + full
         for _ in range(count):
             end = sent + full
-            chunk = pack(kind, flags, length, tsn & _MASK, key, number) + view[sent:end]
-            log.append(chunk)
-            done.append(seal(chunk))
+            packet = seal(pack(kind, flags, length, tsn & _MASK, key, number), view[sent:end])
+            done.append(packet)
+            log.append(memoryview(packet)[HEADER_SIZE:])
             flags &= ~Flag.BEGIN
             tsn += 1
             sent = end

@@ -55,7 +55,7 @@ class Losses:
                     return start
             return len(datagrams)
 
-        def receive_some(udp: UdpSocket) -> tuple[bytes, int, tuple[Any, ...]] | None:
+        def receive_some(udp: UdpSocket) -> tuple[memoryview, int, tuple[Any, ...]] | None:
             while (arrival := receive(udp)) and self._is_lost(arrival[0]):
                 pass
             return arrival
@@ -69,8 +69,8 @@ class Losses:
         monkeypatch.setattr(UdpSocket, "receive", receive_some)
         monkeypatch.setattr(Agent, "data_received", hand_on_some)
 
-    def _is_lost(self, datagram: bytes) -> bool:
-        lost = datagram[:1] > b"\x13" and self._random.random() < LOSS  # STUN has its own way with losses
+    def _is_lost(self, datagram: bytes | memoryview) -> bool:
+        lost = bytes(datagram[:1]) > b"\x13" and self._random.random() < LOSS  # STUN has its own way with losses
         self.received += lost
         return lost
 

@@ -64,7 +64,7 @@ def test_glued_datagrams_come_with_their_size(
             arrival = receiver.receive()
             assert arrival is not None
             datagrams, size, _ = arrival
-            arrived.append(datagrams)
+            arrived.append(bytes(datagrams))
             assert size == min(1_000, len(datagrams))
         assert b"".join(arrived) == data
         assert len(arrived) == (1 if coalesce else 11)
