@@ -70,7 +70,8 @@ class Losses:
         monkeypatch.setattr(Agent, "data_received", hand_on_some)
 
     def _is_lost(self, datagram: bytes | memoryview) -> bool:
-        lost = bytes(datagram[:1]) > b"\x13" and self._random.random() < LOSS  # STUN has its own way with losses
+        is_stun = bytes(datagram[:1]) <= b"\x13"  # which has its own way with losses
+        lost = not is_stun and self._random.random() < LOSS
         self.received += lost
         return lost
 
