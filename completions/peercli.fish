@@ -19,7 +19,7 @@ complete -c peercli -n 'not __fish_seen_subcommand_from listen connect send-file
 complete -c peercli -n 'not __fish_seen_subcommand_from listen connect send-file receive-file pipe call pair server peers doctor demo id config' -l help -s h -d 'Show this message and exit.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l once -d 'Exit with the first connection\'s outcome.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l echo -d 'Send every message back as it came.'
-complete -c peercli -n '__fish_seen_subcommand_from listen' -l exec -x -d 'Run a shell command for each connection, its stdin and stdout joined to the peer.'
+complete -c peercli -n '__fish_seen_subcommand_from listen' -l exec -x -d 'Run a shell command for each connection, its stdin and stdout joined to the peer; files go to --save-dir.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l allow -x -d 'Let in only this peer: by its key, if it is remembered, else by its id; NAME:file,pipe for no more than that (message, pipe, file, call, exec). Repeat for more.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l allow-anyone -d 'Let everybody who knows the id run the --exec command.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l save-dir -x -a '(__fish_complete_directories)' -d 'Take files, into this folder, without asking.'

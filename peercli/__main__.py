@@ -1,6 +1,8 @@
 """The `peercli` command, and `python -m peercli`."""
 
+import os
 import signal
+import sys
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -9,6 +11,9 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the command. Until it is there to say goodbye, Ctrl-C ends it as it ends any program: quietly."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        # Names that peers give are more than a locale of old can tell. Python 3.15 begins in this mode.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     from peercli.cli.run import main
 
     main()

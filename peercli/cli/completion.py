@@ -348,7 +348,10 @@ def install(shell: Shell) -> Path:
     Raises:
         UsageError: a file cannot be written.
     """
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise UsageError("there is no home folder for completion to go to", hint="set HOME") from None
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     path, start, line = {

@@ -26,7 +26,8 @@ def listen(
         typer.Option(
             "--exec",
             metavar="COMMAND",
-            help="Run a shell command for each connection, its stdin and stdout joined to the peer.",
+            help="Run a shell command for each connection, its stdin and stdout joined to the peer; "
+            "files go to --save-dir.",
             show_default=False,
         ),
     ] = None,
@@ -89,7 +90,7 @@ def listen(
         options = media.options()
         async with AsyncExitStack() as stack:
             screen = stack.enter_context(transfer_view(console, "Receiving"))
-            inbox = inbox_for(screen, save_dir) if exec_command is None else None
+            inbox = inbox_for(screen, save_dir) if save_dir or exec_command is None else None
             if inbox is not None:
                 stack.push_async_callback(inbox.close)
             listener = Listener(

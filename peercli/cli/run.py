@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -50,11 +51,11 @@ def _invoke(app: typer.Typer) -> int:
     except PeerError as error:
         asyncio.run(_console().fail(error, exit_for(error)))
         return exit_for(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  what is no usage error is told, too
         # A usage error, whichever class it has in the version of typer that is installed.
         explain, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
         if explain is None:
-            raise
+            return asyncio.run(_explain(error, _console()))
         if (
             message := explain().replace("Value error, ", "").rstrip(".")
         ):  # there is none where help was shown
@@ -69,7 +70,8 @@ def _invoke(app: typer.Typer) -> int:
 
 def _console() -> Console:
     """The console of a command line that was not understood."""
-    return Console(json="--json" in sys.argv, payload="pipe" in sys.argv)
+    verbosity = sum(word.count("v") for word in sys.argv if re.fullmatch("-v+", word))
+    return Console(json="--json" in sys.argv, payload="pipe" in sys.argv, verbosity=verbosity)
 
 
 def _fill_closed_descriptors() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from platformdirs import user_data_path
+from platformdirs import site_data_path, user_data_path
 
 from peercli.errors import UsageError
 from peercli.protocol.auth import Identity
@@ -48,6 +48,13 @@ async def describe(ring: Keyring, report: Report) -> None:
         await report(Key(name, fingerprint(public), home_id(public)))
 
 
+def _default_folder() -> Path:
+    try:
+        return user_data_path("peercli")
+    except RuntimeError:  # who has no home, and cannot write there either, has no keys
+        return site_data_path("peercli")
+
+
 class Keyring:
     """The keys in `folder`; by default the platform's data folder for peercli.
 
@@ -56,7 +63,7 @@ class Keyring:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or user_data_path("peercli")
+        self.folder = folder or _default_folder()
 
     @property
     def exists(self) -> bool:

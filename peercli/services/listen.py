@@ -36,7 +36,8 @@ class Listener:
         report: where messages and events go.
         output: where byte streams go, one after the other; None reports them as messages, piece by piece.
         echo: send every message back as it came.
-        command: a shell command to run for each connection, its stdin and stdout joined to the peer.
+        command: a shell command to run for each connection but those with files, its stdin and stdout joined
+            to the peer.
         once: end with the first connection.
         admission: who is let in, and what for; None lets in everybody.
         inbox: takes files; without one they are declined.
@@ -91,27 +92,27 @@ class Listener:
 
     def admit(self, offer: Offer) -> bool:
         """Whether to let in who offers a connection: give this to the `Peer`."""
-        if self.inbox is None and is_file_offer(offer):
+        files = is_files(offer.metadata, offer.serialization)
+        # Files resume in a way of their own: one that has a session is not what it says, and shall not get
+        # with the right to send files what takes another one.
+        if files and (self.inbox is None or not is_file_offer(offer) or offer.session is not None):
             return False
-        allowed = self.admission is None or self.admission.admits(
-            offer, "exec" if self.command is not None else ""
-        )
+        capability = "exec" if self.command is not None and offer.kind == "data" and not files else ""
+        allowed = self.admission is None or self.admission.admits(offer, capability)
         return allowed and self._sessions.admit(offer)
 
     async def _serve(self, connection: Conversation) -> None:
         await announce(connection, self.report)
         failure: PeerError | None = None
         try:
-            if self.command is not None:
+            if is_files(connection.metadata, connection.serialization):
+                assert self.inbox is not None  # else `admit` has declined it, and if it has a session
+                assert not isinstance(connection, LastingConnection)
+                await self.inbox.serve(connection)
+            elif self.command is not None:
                 await self._run_command(connection, self.command)
             elif is_pipe(connection.metadata, connection.serialization):
                 await self._take_stream(connection)
-            elif (
-                self.inbox is not None
-                and not isinstance(connection, LastingConnection)  # files resume in a way of their own
-                and is_files(connection.metadata, connection.serialization)
-            ):
-                await self.inbox.serve(connection)
             else:
                 await self._take_messages(connection)
         except PeerError as error:

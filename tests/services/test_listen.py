@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from peercli.peer.peer import Peer
+from peercli.protocol.messages import Offer
+from peercli.protocol.transfer import METADATA
+from peercli.services.admission import Admission, parse_rules
 from peercli.services.dial import joined
 from peercli.services.events import Close, Connection, Data, Event, Stream
+from peercli.services.files.events import FilesOffered
+from peercli.services.files.receiving import Inbox
+from peercli.services.files.storage import SaveDir
 from peercli.services.lasting import connect
 from peercli.services.listen import Listener
 from peercli.services.pipe import PIPE, Pipe
@@ -73,6 +79,10 @@ async def ignore(event: Event) -> None:
     pass
 
 
+async def agree(offer: FilesOffered) -> bool:
+    return True
+
+
 async def test_streams_in_turn_on_one_stdout() -> None:
     """One after the other, never mixed; the output outlives them all."""
     sink = Sink()
@@ -107,6 +117,31 @@ async def test_echo_and_events() -> None:
     assert (first.peer, first.label, first.metadata) == ("visitor", "l", None)
     assert isinstance(events[-1], Close)
     assert events[-1].reason == "closed"
+
+
+def test_a_command_is_not_to_be_had_with_the_right_to_send_files(tmp_path: Path) -> None:
+    """Beside --exec, files go to the inbox; what only looks like files goes nowhere."""
+    rules = parse_rules(["friend:file", "boss"])
+    place = SaveDir(tmp_path)
+    inbox = Inbox(place, ignore, consent=agree)
+    admission = Admission(rules, known={})
+    listener = Listener(report=ignore, output=None, command="cat", inbox=inbox, admission=admission)
+
+    def admits(
+        peer: str, serialization: str = "raw", reliable: bool = True, session: str | None = None
+    ) -> bool:
+        return listener.admit(
+            Offer(peer, "c", "data", "", METADATA, "", reliable, serialization, session=session)
+        )
+
+    assert admits("friend")
+    assert admits("boss")
+    assert not admits("friend", serialization="binary")  # not what carries files: it would get the command
+    assert admits("boss", serialization="binary")
+    for peer in ("friend", "boss"):
+        assert not admits(peer, session="s")
+        assert not admits(peer, reliable=False)
+    place.close()
 
 
 async def test_nothing_is_left_of_those_who_were_here() -> None:
