@@ -7,16 +7,18 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pexpect
 import pytest
+from av.error import FFmpegError
 
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH
 from tests.cli.shell import DEVNULL, Done, Shell, fresh
-from tests.clips import Recording, loudness, make_clip, make_flashes, make_tone, similarity, usual_loudness
+from tests.clips import Recording, loudness, make_clip, make_flashes, make_tone, similarity
 from tests.commands import Command
 from tests.schema import check
 
@@ -96,30 +98,41 @@ async def test_a_conversation_is_recorded(shell: Shell, tmp_path: Path) -> None:
     heard = Recording.read(out)
     assert heard.codecs == {"audio": "opus"}
     assert len(heard.samples) > 3 * RATE
-    middle = heard.samples[RATE : 2 * RATE]
-    assert usual_loudness(middle, TONE_PITCH) == pytest.approx(TONE_AMPLITUDE, rel=0.1)
-    assert usual_loudness(middle, 1000) == pytest.approx(TONE_AMPLITUDE, rel=0.1)
+    tenths = [heard.samples[at : at + RATE // 10] for at in range(0, len(heard.samples), RATE // 10)]
+    levels = [[loudness(tenth, pitch) for pitch in (TONE_PITCH, 1000)] for tenth in tenths]
+    as_said = pytest.approx([TONE_AMPLITUDE] * 2, rel=0.1)
+    # A busy machine begins late, and cuts some sound out.
+    assert sum(both == as_said for both in levels) > 5, levels
 
 
 async def test_what_was_recorded_outlives_kill(shell: Shell, tmp_path: Path) -> None:
-    """kill -9: all but the last second or so can be played."""
+    """kill -9: what was written until then can be played."""
     outs = [tmp_path / f"out.{ending}" for ending in ("mkv", "ts", "mp4")]
     await asyncio.gather(*(_record_and_kill(shell, out) for out in outs))
     for out in outs:
-        recording = Recording.read(out)
-        assert len(recording.pictures) > 30, out
-        assert len(recording.samples) > RATE, out
-        assert recording.marks[20] is not None, out
+        marks = Recording.read(out).marks
+        assert None not in marks[:20], out
 
 
 async def _record_and_kill(shell: Shell, out: Path) -> None:
+    """Ends the one who records as soon as there is a second of sound, and of pictures, to be played."""
     async with waiting(shell, "--record", str(out)) as (name, callee):
-        arguments = ("call", name, "--video", "test", "--audio", "test", "--size", "160x120", "--json")
-        async with shell.peercli(*arguments) as caller:
-            while json.loads(await caller.line()).get("seconds", 0) < 4:
-                pass
+        arguments = ("call", name, "--video", "test", "--audio", "test", "--size", "160x120")
+        async with shell.peercli(*arguments, stdout=DEVNULL) as caller:
+            await asyncio.to_thread(_wait_for_a_second, out)
             callee.kill()
             await caller.process.wait()
+
+
+def _wait_for_a_second(out: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(FFmpegError):  # there is no file yet, or nothing in it
+            recording = Recording.read(out)
+            if len(recording.pictures) > 30 and len(recording.samples) > RATE:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"there is not a second to be played in {out}")
 
 
 @pytest.mark.parametrize(

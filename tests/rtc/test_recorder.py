@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import pytest
 
+import peercli.rtc.recorder
 from peercli.errors import StorageFailed, UsageError
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH, Pattern, Tone
 from peercli.rtc.recorder import Recorder, check_recording
@@ -92,13 +94,26 @@ async def test_lost_sound_is_silence(tmp_path: Path) -> None:
     assert second == pytest.approx([TONE_AMPLITUDE, 0, TONE_AMPLITUDE], abs=0.01)
 
 
-async def play(frames: Iterator[Any], take: Callable[[Any], None]) -> None:
-    """Each when it is due."""
-    loop, ready = asyncio.get_running_loop(), [*frames]
-    started = loop.time()
-    for frame in ready:
-        await asyncio.sleep(started + float(frame.time or 0) - loop.time())
-        take(frame)
+class Play:
+    """Frames that arrive when they are due, by a clock of its own: a busy machine makes none late."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(peercli.rtc.recorder, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def __call__(self, *parts: tuple[float, Iterator[Any], Callable[[Any], None]]) -> None:
+        """Each part begins at its second, and its frames go to what takes them."""
+        due = (
+            (begins + float(frame.time or 0), take, frame) for begins, part, take in parts for frame in part
+        )
+        for at, take, frame in sorted(due, key=itemgetter(0)):
+            self.now = at
+            take(frame)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    return Play(monkeypatch)
 
 
 def own_sound(tmp_path: Path, seconds: float) -> Iterator[av.AudioFrame]:
@@ -112,14 +127,11 @@ def parts(recording: Recording, pitch: float, ends: list[float]) -> list[float]:
     return [usual_loudness(recording.samples[a:b], pitch) for a, b in edges]
 
 
-async def test_both_sides_of_a_conversation(tmp_path: Path) -> None:
+async def test_both_sides_of_a_conversation(tmp_path: Path, play: Play) -> None:
     """We begin to speak a second after the far side, and are heard for a second after it."""
     recorder = Recorder(str(tmp_path / "out.wav"), {"audio"}, with_own=True)
-    ours = [*own_sound(tmp_path, 2)]
-    speaking = asyncio.create_task(play(sound(2), lambda frame: recorder.take(frame, 1000.0)))
-    await asyncio.sleep(1)
-    await play(iter(ours), recorder.take_own)
-    await speaking
+    theirs = 0.0, sound(2), lambda frame: recorder.take(frame, 1000.0)
+    play(theirs, (1.0, own_sound(tmp_path, 2), recorder.take_own))
     assert await recorder.close()
     recording = Recording.read(tmp_path / "out.wav")
     assert parts(recording, TONE_PITCH, [0, 1, 2, 3]) == pytest.approx([TONE_AMPLITUDE] * 2 + [0], abs=0.03)
@@ -127,23 +139,21 @@ async def test_both_sides_of_a_conversation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp3"])
-async def test_the_far_side_sends_no_sound(tmp_path: Path, ending: str) -> None:
+async def test_the_far_side_sends_no_sound(tmp_path: Path, play: Play, ending: str) -> None:
     """Ours is the recording's."""
     recorder = Recorder(str(tmp_path / f"out.{ending}"), {"video"}, with_own=True)
-    await asyncio.gather(
-        play(pictures(1, (160, 120)), lambda frame: recorder.take(frame, 1000.0)),
-        play(own_sound(tmp_path, 1), recorder.take_own),
-    )
+    theirs = 0.0, pictures(1, (160, 120)), lambda frame: recorder.take(frame, 1000.0)
+    play(theirs, (0.0, own_sound(tmp_path, 1), recorder.take_own))
     assert await recorder.close()
     recording = Recording.read(tmp_path / f"out.{ending}")
     assert len(recording.pictures) == (10 if ending == "mkv" else 0)
     assert parts(recording, OWN_PITCH, [0, 1]) == pytest.approx([TONE_AMPLITUDE], rel=0.1)
 
 
-async def test_we_say_nothing(tmp_path: Path) -> None:
+async def test_we_say_nothing(tmp_path: Path, play: Play) -> None:
     """The far side's sound is as it would be without us."""
     recorder = Recorder(str(tmp_path / "out.wav"), {"audio"}, with_own=True)
-    await play(sound(1), lambda frame: recorder.take(frame, None))
+    play((0.0, sound(1), lambda frame: recorder.take(frame, None)))
     assert await recorder.close()
     recording = Recording.read(tmp_path / "out.wav")
     assert len(recording.samples) == RATE
