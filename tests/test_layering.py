@@ -42,7 +42,7 @@ ONLY_IN: dict[str, str] = {
     "prompt_toolkit": "cli",
     "websockets": "peer server",
     "httptools": "server",
-    "orjson": "server",
+    "msgspec": "server",
     "prometheus_client": "server",
     "redis": "server",
     "uvloop": "cli",
@@ -154,7 +154,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
 
 HEAVY = {
     *("aiortc", "aioice", "av", "OpenSSL", "cryptography", "google_crc32c"),
-    *("websockets", "httptools", "uvloop", "orjson", "redis"),
+    *("websockets", "httptools", "uvloop", "msgspec", "redis"),
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["FrameError", "FrameReader", "Opcode", "close_frame", "frame", "unmask_slowly"]
+__all__ = ["FrameError", "FrameReader", "Opcode", "close_frame", "frame", "head", "unmask_slowly"]
 
 
 class Opcode(IntEnum):
@@ -38,14 +38,18 @@ class FrameError(Exception):
         self.reason = reason
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
-    """One whole message in one frame, unmasked as a server's are."""
-    size = len(payload)
+def head(opcode: int, size: int) -> bytes:
+    """What stands before the payload where a whole message is one frame, unmasked as a server's are."""
     if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
+        return bytes((0x80 | opcode, size))
     if size < 65536:
-        return bytes((0x80 | opcode, 126, size >> 8, size & 255)) + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((0x80 | opcode, 126, size >> 8, size & 255))
+    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """One whole message in one frame."""
+    return head(opcode, len(payload)) + payload
 
 
 def close_frame(code: int, reason: str) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from peercli.server.envelope import open_envelope, seal
+from peercli.server.envelope import NO_PAYLOAD, open_envelope, seal
 
 __all__ = [
     "HELD_OVERHEAD",
@@ -223,7 +223,7 @@ class Realm(Generic[Link]):
         message = open_envelope(data)
         if client is None or message is None:
             return []
-        kind, dst, payload = message
+        kind, dst, payload = message.type, message.dst, message.payload
         self.counts[kind if kind in _KNOWN_TYPES else "other"] += 1
         if kind == "HEARTBEAT":
             client.heartbeat = now
@@ -233,9 +233,10 @@ class Realm(Generic[Link]):
             return [Close(link, NORMAL_CLOSURE, "left")]
         elif kind in _RELAYED_TYPES and dst:
             receiver = self._clients.get(dst)
-            if receiver is not None and payload is not None:  # the usual: nothing in it needs to be quoted
+            if receiver is not None and payload is not NO_PAYLOAD:
+                # The usual: nothing in it needs to be quoted.
                 head = f'{{"type":"{kind}","src":"{client.id}","dst":"{dst}","payload":'
-                return [Send(receiver.link, b"%b%b}" % (head.encode(), payload))]
+                return [Send(receiver.link, b"".join((head.encode(), payload, b"}")))]
             relayed = seal(kind, src=client.id, dst=dst, payload=payload)
             if receiver is not None:
                 return [Send(receiver.link, relayed)]

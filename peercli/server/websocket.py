@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Protocol
 
-from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame
+from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame, head
 from peercli.server.options import Limits
 
 __all__ = ["Owner", "Socket"]
@@ -42,6 +42,9 @@ class Owner(Protocol):
 class Socket(asyncio.Protocol):
     """Sends without waiting: what the far side does not take in time piles up in the transport, to a limit.
 
+    What is sent within one turn of the event loop leaves in one piece: the kernel takes longer for a call
+    than Python for a message.
+
     A peer that falls silent is pinged, and dropped when it stays so: its network is gone. `check` is to be
     called every now and then for that.
     """
@@ -55,6 +58,8 @@ class Socket(asyncio.Protocol):
         "_owner",
         "_pinged",
         "_timer",
+        "_unsent",
+        "_unsent_size",
         "address",
         "closing",
         "heard_at",
@@ -89,6 +94,8 @@ class Socket(asyncio.Protocol):
         self.leaving: asyncio.Event | None = None  # set when the socket ends, if somebody waits for it
         self.heard_at = loop.time()
         self._frames = FrameReader(owner.limits.max_message)
+        self._unsent: list[bytes] = []  # leaves at the end of this turn of the loop
+        self._unsent_size = 0
         self._held: list[tuple[int, bytes]] = []  # wait to be paid for; nothing is read meanwhile
         self._deaf = False  # what comes is not read any more
         self._pinged = False
@@ -101,10 +108,21 @@ class Socket(asyncio.Protocol):
         """Send a frame; False when too much waits already. After `close` nothing is sent any more."""
         if self.closing:
             return True
-        if self.transport.get_write_buffer_size() + len(data) > self._owner.limits.max_outbox:
+        size = len(data)
+        waiting = self._unsent_size + self.transport.get_write_buffer_size()
+        if waiting + size > self._owner.limits.max_outbox:
             return False
-        self.transport.write(frame(opcode, data))
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += (head(opcode, size), data)
+        self._unsent_size += size
         return True
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self.transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+            self._unsent_size = 0
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye after all that was sent, and give the far side `close_timeout` to say it, too.
@@ -114,7 +132,8 @@ class Socket(asyncio.Protocol):
         """
         if self.closing:
             return
-        self.transport.write(close_frame(code, reason))
+        self._unsent.append(close_frame(code, reason))
+        self._flush()
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -124,6 +143,7 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection without a word."""
+        self._unsent.clear()
         self.transport.abort()
 
     # In -------------------------------------------------------------------------------------------
@@ -150,6 +170,7 @@ class Socket(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._deaf = True
+        self._unsent.clear()
         if self._timer is not None:
             self._timer.cancel()
         if self._answered is not None:

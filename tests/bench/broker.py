@@ -1,21 +1,24 @@
 """Brokers under load: `python -m tests.bench broker`, ours beside the real PeerServer, in turns.
 
 Everything stays on the loopback. The broker runs on one core, the load on another, as raw non-blocking
-sockets and ready-made frames, so that the broker is what is measured (its CPU share is printed: near 100 % it
-was the bottleneck). Clients come from many loopback addresses, as they would from the world.
+sockets and ready-made frames, the same for every broker. Clients come from many loopback addresses, as they
+would from the world. What is relayed a second tells of the broker alone only where its share of a core is
+near 100 %; the CPU time of a message does so on a busy machine, too.
 
     opened      WebSockets opened a second, handshake to OPEN, 64 at a time, each closed at once
-    relayed     CANDIDATEs of 312 bytes relayed a second between 200 pairs: in bursts, as PeerJS sends them, 8
-                of them, answered by as many when all have come
+    relayed     CANDIDATEs of 312 bytes relayed a second between 200 pairs: 8 of them in one piece, as a
+                browser finds them, answered by as many when all have come; and one by one
+    CPU         of the broker, user and system, for 100,000 messages of these
     p99         of the time from send to receipt, at half the rate that PeerServer relayed in that round
+    idle        resident memory that 10,000 open clients add, and how many would fit in 1 GiB
     --cluster   instead: messages relayed a second by 1, 2 and 3 brokers of ours at one Redis, the two of each
                 pair at different ones
-    idle        resident memory that 10,000 open clients add, and how many would fit in 1 GiB
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -35,6 +38,7 @@ from pathlib import Path
 import psutil
 
 from tests import tools
+from tests.brokers import redis_server
 
 __all__ = ["main"]
 
@@ -85,22 +89,22 @@ def dial(port: int, n: int) -> socket.socket:
 
 
 def clients(ports: list[int], count: int, first: int = 0, keep: bool = True) -> list[socket.socket]:
-    """Open `count` clients, AT_ONCE at a time; those of one number are c<number>. All must hear OPEN."""
-    kept: list[socket.socket] = []
+    """Open `count` clients, c<first> and on, AT_ONCE at a time. All must hear OPEN."""
+    kept: dict[int, socket.socket] = {}
     poll = select.epoll()
-    under_way: dict[int, tuple[socket.socket, bytearray, str]] = {}
+    under_way: dict[int, tuple[socket.socket, bytearray, int]] = {}
     begun = done = 0
     deadline = time.monotonic() + 60
     while done < count:
         while begun < count and len(under_way) < AT_ONCE:
             end = dial(ports[begun % len(ports)], first + begun)
-            under_way[end.fileno()] = end, bytearray(), f"c{first + begun}"
+            under_way[end.fileno()] = end, bytearray(), first + begun
             poll.register(end, select.EPOLLOUT)
             begun += 1
         for fd, events in poll.poll(1):
-            end, heard, name = under_way[fd]
+            end, heard, number = under_way[fd]
             if events & select.EPOLLOUT and not heard:
-                end.send(HANDSHAKE.format(id=name).encode())
+                end.send(HANDSHAKE.format(id=f"c{number}").encode())
                 poll.modify(fd, select.EPOLLIN)
                 continue
             piece = end.recv(4096)
@@ -110,14 +114,14 @@ def clients(ports: list[int], count: int, first: int = 0, keep: bool = True) -> 
                 del under_way[fd]
                 done += 1
                 if keep:
-                    kept.append(end)
+                    kept[number] = end
                 else:
                     end.close()
             elif not piece:
-                raise AssertionError(f"the broker refused {name}: {bytes(heard)!r}")
+                raise AssertionError(f"the broker refused c{number}: {bytes(heard)!r}")
         assert time.monotonic() < deadline, f"{done} of {count} clients were let in"
     poll.close()
-    return kept
+    return [kept[number] for number in sorted(kept)]
 
 
 class Traffic:
@@ -134,7 +138,6 @@ class Traffic:
         for end in self.ends:
             self.poll.register(end, select.EPOLLIN)
         self.heard = [b""] * (2 * PAIRS)
-        self.bursts = [frame * BURST for frame in self.frames]
 
     def _came(self, n: int) -> Iterator[bytes]:
         """The whole messages that have come to client `n`."""
@@ -147,29 +150,29 @@ class Traffic:
             data = data[size:]
         self.heard[n] = data
 
-    def rate(self, seconds: float) -> float:
-        """Messages relayed a second, each answered by the next."""
-        sizes = [BURST * self._relayed_size(n) for n in range(len(self.ends))]
+    def rate(self, seconds: float, burst: int = BURST) -> float:
+        """Messages relayed a second, each `burst` of them answered by the next."""
+        sizes = [burst * self._relayed_size(n) for n in range(len(self.ends))]
         left = sizes.copy()  # bytes of the burst that comes
-        ends, number, bursts, poll = self.ends, self.number, self.bursts, self.poll.poll
-        for end, burst in zip(ends, bursts, strict=True):
-            end.send(burst)
+        ends, number, poll = self.ends, self.number, self.poll.poll
+        bursts = [frame * burst for frame in self.frames]
+        for end, data in zip(ends, bursts, strict=True):
+            end.send(data)
         begun, count = time.perf_counter(), 0
         while (now := time.perf_counter()) - begun < seconds:
             for fd, _ in poll(1):
                 n = number[fd]
                 left[n] -= len(ends[n].recv(65536))
                 while left[n] <= 0:
-                    count += BURST
+                    count += burst
                     left[n] += sizes[n]
                     ends[n].send(bursts[n])
         took = now - begun
-        while any(size != whole for size, whole in zip(left, sizes, strict=True)) or self.poll.poll(0.5):
-            for fd, _ in poll(1):  # what was under way
+        while ready := poll(0.5):  # what was under way
+            for fd, _ in ready:
                 n = number[fd]
-                left[n] -= len(ends[n].recv(65536))
-                while left[n] <= 0:
-                    left[n] += sizes[n]
+                left[n] = (left[n] - len(ends[n].recv(65536))) % sizes[n]
+        assert not any(size % whole for size, whole in zip(left, sizes, strict=True)), "bytes were lost"
         return count / took
 
     def _relayed_size(self, n: int) -> int:
@@ -204,18 +207,38 @@ class Traffic:
             end.close()
 
 
-@contextmanager
-def cpu_share(pids: list[int]) -> Iterator[list[float]]:
-    """The share of one core that the processes used meanwhile."""
-    processes = [psutil.Process(pid) for pid in pids]
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far."""
+    return sum(psutil.Process(pid).cpu_times()[:2])
 
-    def used() -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in processes)
 
-    before, begun = used(), time.perf_counter()
-    share: list[float] = []
-    yield share
-    share.append((used() - before) / (time.perf_counter() - begun))
+@dataclass
+class Relayed:
+    """How many messages a second, and the CPU time that a broker took for them."""
+
+    rate: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)  # of a core
+    cost: list[float] = field(default_factory=list)  # CPU seconds for 100,000 messages
+
+    def note(self, rate: float, used: float, seconds: float) -> None:
+        self.rate.append(rate)
+        self.share.append(used / seconds)
+        self.cost.append(100_000 * used / (rate * seconds))
+
+    def __str__(self) -> str:
+        return (
+            f"{row(self.rate, '{:,.0f}')} at {row(self.share, '{:.0%}')} of a core, "
+            f"CPU {row(self.cost, '{:.2f}')} s for 100,000"
+        )
+
+
+def relay(traffic: Traffic, seconds: float, pids: dict[int, Relayed], burst: int = BURST) -> None:
+    """Measure, and note what each of the processes has used for it."""
+    traffic.rate(0.5, burst)  # warm
+    before = {pid: cpu_seconds(pid) for pid in pids}
+    rate = traffic.rate(seconds, burst)
+    for pid, relayed in pids.items():
+        relayed.note(rate, cpu_seconds(pid) - before[pid], seconds)
 
 
 @contextmanager
@@ -251,9 +274,9 @@ def broker(name: str, *options: str, core: int | None = None) -> Iterator[tuple[
 @dataclass
 class Figures:
     opened: list[float] = field(default_factory=list)
-    relayed: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
+    bursts: Relayed = field(default_factory=Relayed)
+    singles: Relayed = field(default_factory=Relayed)
+    p99: list[float] = field(default_factory=list)  # milliseconds
     idle: list[float] = field(default_factory=list)  # MiB for IDLE clients
 
 
@@ -266,12 +289,10 @@ def measure(name: str, figures: Figures, seconds: float, half: float | None, idl
         clients([port], count, first=100_000, keep=False)
         figures.opened.append(count / (time.perf_counter() - begun))
         traffic = Traffic([port], 0)
-        traffic.rate(1.0)  # warm
-        with cpu_share([pid]) as share:
-            figures.relayed.append(traffic.rate(seconds))
-        figures.cpu.append(share[0])
-        taken = traffic.latencies(half or figures.relayed[-1] / 2, seconds)
-        figures.p99.append(statistics.quantiles(taken, n=100)[98])
+        relay(traffic, seconds, {pid: figures.bursts})
+        relay(traffic, seconds, {pid: figures.singles}, burst=1)
+        taken = traffic.latencies(half or figures.singles.rate[-1] / 2, seconds)
+        figures.p99.append(1000 * statistics.quantiles(taken, n=100)[98])
         traffic.close()
         if idle:
             time.sleep(1)
@@ -284,38 +305,42 @@ def measure(name: str, figures: Figures, seconds: float, half: float | None, idl
 
 
 def cluster(options: argparse.Namespace) -> None:
-    """What brokers that share a realm relay, on any core: where there are two, with Redis and the load."""
+    """What brokers that share a realm relay, on any core: where there are two, with Redis and the load.
+
+    They take each other's time there. What tells how more machines would do is the CPU time of a message: as
+    long as it stays the same, each broker adds as much, until Redis has a core full.
+    """
+    counts = (1, 2, 3)
+    brokers, redis = {count: Relayed() for count in counts}, {count: Relayed() for count in counts}
+    for turn in range(options.rounds):
+        for count in counts:
+            asyncio.run(measure_cluster(count, turn, options.seconds, brokers[count], redis[count]))
+    for count in counts:
+        print(f"{count} brokers: relayed/s {row(brokers[count].rate, '{:,.0f}')}, CPU for 100,000:", end=" ")
+        print(f"brokers {row(brokers[count].cost, '{:.2f}')} s", end=", ")
+        print(f"Redis {row(redis[count].cost, '{:.2f}')} s")
+
+
+async def measure_cluster(count: int, turn: int, seconds: float, brokers: Relayed, redis: Relayed) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "redis.sock"
-        command = [tools.program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
-        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            while not path.exists():
-                time.sleep(0.01)
-            for count in (1, 2, 3):
-                figures, shares = Figures(), []
-                for turn in range(options.rounds):
-                    with ExitStack() as stack:
-                        started = [
-                            stack.enter_context(broker("peercli", "--redis", f"unix://{path}"))
-                            for _ in range(count)
-                        ]
-                        traffic = Traffic([port for port, _ in started], 1000 * (10 * count + turn))
-                        traffic.rate(1.0)
-                        with cpu_share([redis.pid, *(pid for _, pid in started)]) as share:
-                            figures.relayed.append(traffic.rate(options.seconds))
-                        shares.append(share[0])
-                        traffic.close()
-                print(row(f"{count} brokers, relayed/s", figures.relayed, "{:,.0f}"), end=" ")
-                print(row("at CPU, with Redis", shares, "{:.0%}"), flush=True)
-        finally:
-            redis.kill()
-            redis.wait()
+        async with redis_server(Path(folder)) as url:
+            (server,) = psutil.Process().children()
+            with ExitStack() as stack:
+                started = [stack.enter_context(broker("peercli", "--redis", url)) for _ in range(count)]
+                traffic = Traffic([port for port, _ in started], 1000 * (10 * count + turn))
+                total = [Relayed() for _ in started]
+                pids = {pid: one for (_, pid), one in zip(started, total, strict=True)}
+                relay(traffic, seconds, {server.pid: redis} | pids)  # nothing else needs the loop meanwhile
+                traffic.close()
+                brokers.note(total[0].rate[0], sum(one.share[0] for one in total) * seconds, seconds)
 
 
-def row(label: str, values: list[float], form: str) -> str:
-    middle = form.format(statistics.median(values))
-    return f"{label} {middle} ({form.format(min(values))}-{form.format(max(values))})"
+def row(values: list[float], form: str) -> str:
+    """The median, and the range."""
+    low, middle, high = (
+        form.format(value) for value in (min(values), statistics.median(values), max(values))
+    )
+    return f"{middle} ({low}-{high})"
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -325,16 +350,17 @@ def compare(options: argparse.Namespace) -> None:
         for name in options.brokers:
             measure(name, found[name], options.seconds, half, not options.no_idle)
             if name == "PeerServer":
-                half = found[name].relayed[-1] / 2
+                half = found[name].singles.rate[-1] / 2
         print(f"round {turn + 1} of {options.rounds} done", file=sys.stderr)
     for name, figures in found.items():
         print(name)
-        print(row("  opened/s ", figures.opened, "{:,.0f}"))
-        print(row("  relayed/s", figures.relayed, "{:,.0f}"), row("at CPU", figures.cpu, "{:.0%}"))
-        print(row("  p99 ms   ", [1000 * p99 for p99 in figures.p99], "{:.2f}"))
+        print("  opened/s               ", row(figures.opened, "{:,.0f}"))
+        print("  relayed/s, 8 in a piece", figures.bursts)
+        print("  relayed/s, one by one  ", figures.singles)
+        print("  p99 ms                 ", row(figures.p99, "{:.2f}"))
         if figures.idle:
-            print(row(f"  MiB for {IDLE:,} idle", figures.idle, "{:.1f}"))
-            print(row("  held in 1 GiB", [1024 / mib * IDLE for mib in figures.idle], "{:,.0f}"))
+            print(f"  MiB for {IDLE:,} idle    ", row(figures.idle, "{:.1f}"))
+            print("  held in 1 GiB          ", row([1024 / mib * IDLE for mib in figures.idle], "{:,.0f}"))
 
 
 def main() -> None:
