@@ -18,7 +18,7 @@ from peercli.protocol.messages import Offer
 from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link
 
-__all__ = ["Gate", "unlike"]
+__all__ = ["Gate", "no_from", "unlike"]
 
 HANDSHAKE_TIMEOUT = 10.0  # s
 PACE = 0.02  # s from a message to the answer: more than it takes to compute, which depends on the secret
@@ -34,6 +34,13 @@ def unlike(peer: str, wants: bool) -> AuthenticationFailed:
         f"{peer} has no secret set, and no key to show",
         "peercli needs the same --secret there; a PeerJS page cannot prove anything",
     )
+
+
+def no_from(peer: str, credentials: Credentials) -> PeerError:
+    """The error for a far side that, so the broker says, declined: it is not believed where proof is due."""
+    if credentials.demanding:
+        return auth.failure("unproved", f"{peer} declined, and has not proved who it is")
+    return Declined(f"the peer {peer} declined")
 
 
 class Gate:
@@ -75,8 +82,11 @@ class Gate:
         self._renew(proven)
         return proven
 
-    async def answer(self, link: Link, channel: Channel, offer: Offer) -> Proven:
+    async def answer(self, link: Link, channel: Channel, offer: Offer, *, wanted: bool = True) -> Proven:
         """Pass the far side's gate, and let it pass ours; the connection was offered to us.
+
+        Args:
+            wanted: otherwise it is declined, once both have proved themselves: a mere no is not believed.
 
         Raises as `call` does.
         """
@@ -102,7 +112,7 @@ class Gate:
             self._renew(proven)
             self.attempts.succeed(now, offer.peer, address)
         whole = replace(offer, label=proven.label, metadata=proven.metadata, known_as=proven.name)
-        if not self._admit(whole):
+        if not (wanted and self._admit(whole)):
             await exchange.refuse(Declined("the connection was declined"))
         await exchange.send(proven.verdict)
         return proven

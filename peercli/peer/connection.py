@@ -59,6 +59,7 @@ class Connection(Emitter, ABC):
         self.outgoing = outgoing
         self.proven: Proven | None = None
         self._gate = gate
+        self._wanted = True  # else it is declined as soon as all is proved
         self._offer = offer
         self._signal = signal
         self._link = Link(
@@ -146,7 +147,7 @@ class Connection(Emitter, ABC):
         if self.outgoing:
             self.proven = await self._gate.call(self._link, channel, self._offer)
         else:
-            self.proven = await self._gate.answer(self._link, channel, self._offer)
+            self.proven = await self._gate.answer(self._link, channel, self._offer, wanted=self._wanted)
             self.metadata = self.proven.metadata
         self.emit("authenticated", self.proven)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -18,6 +19,7 @@ __all__ = ["VIDEO_CODECS", "MediaConnection", "MediaStream", "check_video_codec"
 
 VIDEO_CODECS = ("vp8", "h264")
 RING_TIMEOUT = 120.0  # s until a call that nobody answers is declined
+NO_TIMEOUT = 10.0  # s that it may take to prove who says no
 
 
 def check_video_codec(name: str | None) -> None:
@@ -123,18 +125,30 @@ class MediaConnection(Connection):
 
     def decline(self) -> None:
         """Say no to an incoming call; the caller sees `Declined`, a PeerJS page `peer-unavailable`."""
-        if not self.outgoing and not self._answered.done():
+        if self.outgoing or self._answered.done():
+            return
+        if self._gate is None:
             self._tell_it_is_over()
             self._refuse(ConnectionClosed("the call was declined"))
+        else:
+            self._wanted = False  # a caller who wants proof would not believe the broker
+            self._answered.set_result(None)
 
     async def close(self) -> None:
         """Hang up; a call that has not been answered is declined. The far side sees it at once."""
+        self.decline()
+        if not self._wanted:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(NO_TIMEOUT):
+                    await self._finished.wait()
         self._stop_ringing()
         await super().close()
 
     def _stop_ringing(self) -> None:
         """Tell the far side, while the broker can still be used, that nothing will come of this."""
-        self.decline()
+        if not self.outgoing and not self._answered.done():
+            self._tell_it_is_over()
+            self._refuse(ConnectionClosed("the call was declined"))
         if self._ringing:
             self._ringing = False
             self._tell_it_is_over()
@@ -176,7 +190,12 @@ class MediaConnection(Connection):
         channel = await self._link.channel() if self._link.has_channel else None
         if channel is not None:
             self.emit("willCloseOnRemote")
-        await self._prove(channel)  # so far nothing was sent, and nothing that came was decoded or shown
+        try:
+            await self._prove(channel)  # so far nothing was sent, and nothing that came was decoded or shown
+        except Declined:
+            if self._wanted:
+                raise
+            raise ConnectionClosed("the call was declined") from None
         self._media.start()
         self._opening.set_result(None)
         self.emit("open")
@@ -206,8 +225,6 @@ class MediaConnection(Connection):
         super()._handle(message)
 
     def _fail(self, error: PeerError) -> None:
-        if not self.outgoing and isinstance(error, Declined):
-            error = ConnectionClosed("the caller hung up")
         self._ringing = False
         self._refuse(error)
         super()._fail(error)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from peercli.errors import (
     AuthenticationFailed,
-    Declined,
+    ConnectionClosed,
     Disconnected,
     InvalidID,
     PeerError,
@@ -36,7 +36,7 @@ from peercli.options import (
     random_id,
     random_token,
 )
-from peercli.peer.auth import Gate, unlike
+from peercli.peer.auth import Gate, no_from, unlike
 from peercli.peer.broker import Event
 from peercli.peer.brokers import BrokerSockets
 from peercli.peer.connection import Connection
@@ -67,6 +67,7 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 30.0  # s
 ICE_RETRY = 600.0  # s before a broker that offered no servers is asked again
 MAX_CONNECTIONS = 1024  # of one peer, unless told otherwise
+MAX_KNOCKING = 64  # beside those: who is about to prove who it is
 MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
 MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
 LISTENER_TIMEOUT = 5.0  # s that listeners have to come to their end when the peer is destroyed
@@ -148,7 +149,8 @@ class Peer(Emitter):
         self.max_connections = max_connections
         self.lasting = lasting
         self._admit = admit
-        self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._wants)
+        self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._lets_in)
+        self._knocking: set[str] = set()  # connections that have not been let in, and take no room
         self._take_calls = take_calls
         self._socket: BrokerSockets | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -596,6 +598,7 @@ class Peer(Emitter):
             await connection._run()
         finally:
             del self._connections[connection.connection_id]
+            self._knocking.discard(connection.connection_id)
             self._require_socket().forget(connection.connection_id)
             self._inherit_listeners(connection)
         error = await connection.closed()
@@ -617,10 +620,12 @@ class Peer(Emitter):
                 elif isinstance(message, Candidate):
                     self._keep(message)
             case Expire(peer, connection_id, declined=True, auth=auth):
-                refusal = unlike(peer, wants=True) if auth else Declined(f"the peer {peer} declined")
+                refusal = unlike(peer, wants=True) if auth else no_from(peer, self.credentials)
                 for connection in self._with(peer):
                     if connection.connection_id == connection_id:
-                        connection._fail(refusal)
+                        connection._fail(
+                            refusal if connection.outgoing else ConnectionClosed("the caller hung up")
+                        )
             case Expire(peer):
                 error = PeerUnavailable(
                     f"no peer {peer} answers at {self.place}",
@@ -645,9 +650,10 @@ class Peer(Emitter):
             self._decline(offer, auth=True)
             self.emit("refused", offer.peer, unlike(offer.peer, wants=False))
             return
-        if not self._has_room(offer) or not (offer.auth or self._wants(offer)):
+        if not self._may_knock(offer) if offer.auth else not (self._has_room(offer) and self._wants(offer)):
             self._decline(offer)
             return
+        has_room = self._has_room(offer)
         connection: DataConnection | MediaConnection
         try:
             adopt = self._adopt if offer.kind == "data" else self._adopt_call
@@ -661,19 +667,36 @@ class Peer(Emitter):
                 connection._handle(candidate)
         if isinstance(connection, DataConnection):
             if offer.auth:  # nobody shall hear of it before
+                self._knocking.add(offer.connection_id)
                 connection.once("authenticated", lambda _: self.emit("connection", connection))
             else:
                 self.emit("connection", connection)
+        elif not has_room:
+            self._knocking.add(offer.connection_id)
+            connection.decline()
         elif not self.emit("call", connection):
             self._calls.put_nowait(connection)
 
     def _has_room(self, offer: Offer) -> bool:
-        most = 2 * self.max_connections if offer.resumes else self.max_connections
-        if max(self.active, self._incoming.qsize(), self._calls.qsize()) >= most:
-            return False  # what is resumed may not be known to be dead yet
         if offer.kind == "media" and not self._take_calls and not self.listeners("call"):
             return False
-        return self._gate.attempts.may(asyncio.get_running_loop().time(), offer.peer)
+        most = 2 * self.max_connections if offer.resumes else self.max_connections
+        taken = len(self._connections.keys() - self._knocking)
+        # What is resumed may not be known to be dead yet.
+        return max(taken, self._incoming.qsize(), self._calls.qsize()) < most
+
+    def _may_knock(self, offer: Offer) -> bool:
+        """Whether there is time for somebody who will prove who it is, perhaps only to be told no."""
+        now = asyncio.get_running_loop().time()
+        return len(self._knocking) < MAX_KNOCKING and self._gate.attempts.may(now, offer.peer)
+
+    def _lets_in(self, offer: Offer) -> bool:
+        """Whether we want who has proved all that was asked."""
+        knocks = offer.connection_id in self._knocking
+        if (knocks and not self._has_room(offer)) or not self._wants(offer):
+            return False
+        self._knocking.discard(offer.connection_id)
+        return True
 
     def _wants(self, offer: Offer) -> bool:
         try:

@@ -191,6 +191,10 @@ _REFUSALS = {  # what is told, and the hint
         "somebody is in between, or it has a new key: then pair again",
     ),
     "stranger": ("the far side does not know our key", "pair with it: peercli pair"),
+    "unproved": (
+        "the far side declined, and has not proved who it is",
+        "it may be busy or gone; or somebody in between says no in its name",
+    ),
     "busy": ("the far side has had too many failed attempts", "try again later"),
     "protocol": ("the far side could not make sense of the handshake", ""),
 }
@@ -215,7 +219,7 @@ def call(credentials: Credentials, session: Session, *, label: str, metadata: An
     """
     pake = SPAKE2_A(_password(credentials.secret, session)) if credentials.secret is not None else None
     ours = _say(credentials, pake.start() if pake else None)
-    reply = _read((yield _dump({"said": ours})))
+    reply = _read((yield _dump({"said": ours})), believed=not credentials.demanding)
     theirs = _text(reply, "said")
     said = _read(theirs)
     key = _agree(credentials, pake, said)
@@ -228,7 +232,7 @@ def call(credentials: Credentials, session: Session, *, label: str, metadata: An
     text = _dump(final | {"label": label, "metadata": metadata})
     if len(text) > MAX_HANDSHAKE_MESSAGE:
         raise UsageError("metadata is at most some 60,000 bytes where there is a secret or a key")
-    verdict = _read((yield text))
+    verdict = _read((yield text), believed=True)
     if verdict.get("ok") is not True:
         raise failure("protocol")
     introduced = _introduced(verdict, "callee", transcript)
@@ -388,8 +392,12 @@ def _dump(message: dict[str, Any]) -> str:
     return json.dumps(message, separators=(",", ":"))
 
 
-def _read(text: object) -> dict[str, Any]:
-    """The members of a message; raises AuthenticationFailed, also for one that says we are refused."""
+def _read(text: object, *, believed: bool = False) -> dict[str, Any]:
+    """The members of a message; raises AuthenticationFailed, also for one that says we are refused.
+
+    Args:
+        believed: whoever says so has proved who it is, as far as it has to: its mere no raises Declined.
+    """
     if not isinstance(text, str) or len(text) > MAX_HANDSHAKE_MESSAGE:
         raise failure("protocol")
     try:
@@ -400,8 +408,10 @@ def _read(text: object) -> dict[str, Any]:
         raise failure("protocol")
     if "refused" in message:
         reason = message["refused"]
-        if reason == "declined":
+        if reason == "declined" and believed:
             raise Declined("the far side declined")
+        if reason == "declined":
+            raise failure("unproved")
         raise failure(reason if isinstance(reason, str) and reason in _REFUSALS else "protocol")
     if message.get("v", VERSION) != VERSION:
         raise failure("protocol", "the far side speaks another version of the handshake")

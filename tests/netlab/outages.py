@@ -123,12 +123,14 @@ async def turn_again(scene: Scene) -> None:
 class Case:
     """A disturbance in the middle of a pipe, or of a file; `alone` in its world if it is the servers'.
 
+    With `code` the file is sent to whoever has it; others who have it, too, must not get the rest.
     `goes_on` for so many seconds is what a transfer does meanwhile: the file must be as long.
     """
 
     name: str
     disturb: Disturbance
     file: bool = False
+    code: bool = False
     alone: bool = False
     relay: bool = False
     goes_on: float = 0.0
@@ -151,6 +153,7 @@ SHORT = (
     Case("pipe, asleep for 15 s", asleep(15)),
     Case("file, outage of 20 s", outage(20), file=True),
     Case("file, new address", new_address, file=True),
+    Case("file by a code, outage of 40 s", outage(40), file=True, code=True, goes_on=10),
     Case("pipe, TURN restarted", turn_again, alone=True, relay=True),
 )
 LONG = (
@@ -271,15 +274,26 @@ async def _file(
         size = int(RATE * (BEFORE + AFTER + 4 + case.goes_on))
         await asyncio.to_thread(source.write_bytes, os.urandom(size))
         await asyncio.to_thread(target.mkdir)
-        receive = ("receive-file", "--id", name, "--yes", "--json", "--save-dir", str(target))
-        send = ("send-file", name, str(source), "--limit-rate", str(RATE))
-        async with there.peercli(*receive, *options) as receiving:
-            assert '"open"' in await receiving.line()
+        receive = ("receive-file", "--yes", "--json", "--save-dir", str(target), *options)
+        send = (str(source), "--limit-rate", str(RATE), *options)
+        async with contextlib.AsyncExitStack() as stack:
+            if case.code:
+                sending = await stack.enter_async_context(here.peercli("send-file", *send))
+                code = (await sending.says("    peercli receive-file ")).split()[0]
+                receiving = await stack.enter_async_context(there.peercli(*receive, code))
+            else:
+                receiving = await stack.enter_async_context(there.peercli(*receive, "--id", name))
+                assert '"open"' in await receiving.line()
+                sending = await stack.enter_async_context(here.peercli("send-file", name, *send))
             watching = asyncio.create_task(watch(receiving))
             try:
-                async with here.peercli(*send, *options) as sending:
-                    seconds = await _recovery(case, Scene(world, home, here, sending), arrived)
-                    codes = await sending.exit_code(), await receiving.exit_code()
+                seconds = await _recovery(case, Scene(world, home, here, sending), arrived)
+                if case.code:
+                    await sending.says("attempt 1 to go on")
+                    receiving.process.send_signal(signal.SIGSTOP)  # so that it is not over before
+                    await _refused_to_others(world, code, options)
+                    receiving.process.send_signal(signal.SIGCONT)
+                codes = await sending.exit_code(), await receiving.exit_code()
             except TimeoutError:
                 raise AssertionError(f"it stood still: {sending.stderr}") from None
             finally:
@@ -289,6 +303,15 @@ async def _file(
         same = await asyncio.to_thread(_is_same, source, target / "some.bin")
         assert same, "what arrived is not what was sent"
     return Outcome(seconds, "")
+
+
+async def _refused_to_others(world: World, code: str, options: Sequence[str]) -> None:
+    """Whoever else has the code gets nothing by it, although the transfer has begun anew meanwhile."""
+    with tempfile.TemporaryDirectory() as empty:
+        other = world.lab.internet.peercli("receive-file", code, "--save-dir", empty, *options)
+        async with other as thief:
+            ended = await thief.exit_code()
+        assert (ended, os.listdir(empty)) == (10, []), (ended, thief.stderr)
 
 
 async def play(cases: Sequence[Case], tell: Callable[[Case, Outcome], None]) -> None:

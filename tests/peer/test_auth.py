@@ -13,13 +13,14 @@ from peercli.options import IceOptions
 from peercli.peer import auth
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
+from peercli.protocol import auth as auth_protocol
 from peercli.protocol.attempts import MAX_A_MINUTE
 from peercli.protocol.auth import Credentials, Identity
 from peercli.rtc.link import Link
 from peercli.rtc.media import MediaStats
 from tests.brokers import our_server
 from tests.peer.hostile import Broker, Mallory, hostile
-from tests.peer.peers import event, make, pair, payload
+from tests.peer.peers import event, make, pair, payload, until
 from tests.tracks import stream
 
 SECRET = "correct horse"
@@ -262,8 +263,49 @@ class Strip(Mallory):
 async def test_in_the_middle_with_everything_stripped() -> None:
     async with hostile(Strip()) as (mallory, url):
         errors = await outcomes(url)
-        assert [type(error) for error in errors] == [Declined, AuthenticationFailed], "why is stripped, too"
+        assert [type(error) for error in errors] == [AuthenticationFailed] * 2
+        assert "has not proved who it is" in errors[0].message, "what Bob says of it is stripped, too"
         saw_nothing(mallory)
+
+
+class Refusing(Broker):
+    """Says no in the name of whoever is called."""
+
+    def meddle(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        no = {"connectionId": message["payload"]["connectionId"], "declined": True}
+        yield {"type": "EXPIRE", "src": message["dst"], "dst": message["src"], "payload": no}
+
+
+class Contradicting(Mallory):
+    """In the middle, and has all answers say no."""
+
+    def change(self, source: str, message: bytes | str) -> Iterator[bytes | str]:
+        yield message if source == "alice" else auth_protocol.refusal("declined")
+
+
+@pytest.mark.parametrize("kind", [Refusing, Contradicting])
+@pytest.mark.parametrize("means", [BOTH, KEYS["alice"]], ids=["secret", "keys"])
+async def test_a_no_is_believed_only_of_whom_has_proved_who_it_is(kind: type[Broker], means: Any) -> None:
+    async with hostile(kind()) as (_, url), make("alice", url, **means) as alice, make("bob", url):
+        with pytest.raises(AuthenticationFailed, match="has not proved who it is"):
+            await alice.connect("bob")
+
+
+async def test_who_has_no_room_proves_that_it_says_so() -> None:
+    async with (
+        our_server() as url,
+        make("alice", url, **BOTH) as alice,
+        make("bob", url, max_connections=1, **BOTH) as bob,
+    ):
+        first = await alice.connect("bob")
+        for _ in range(3):
+            with pytest.raises(Declined):
+                await alice.connect("bob")
+        assert first.open
+        await first.close()
+        await (await bob.accept()).closed()
+        await until(lambda: not bob.active)
+        await alice.connect("bob")
 
 
 class Deaf(Mallory):
@@ -389,3 +431,20 @@ async def test_calls_are_proved_before_anything_is_sent_or_shown(secret: str) ->
                 await call.opened()
             assert not call.remote_stream.tracks
             assert call.stats() == MediaStats()
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_who_declines_a_call_proves_that_it_does(takes: bool) -> None:
+    async with (
+        our_server() as url,
+        make("alice", url, **BOTH) as alice,
+        make("bob", url, take_calls=takes, **BOTH) as bob,
+    ):
+        calling = alice.ring("bob", stream(), metadata=PLAIN)
+        if takes:
+            await (await bob.accept_call()).close()
+        with pytest.raises(Declined):
+            await calling.opened()
+        assert not calling.remote_stream.tracks
+        await until(lambda: not bob.active)
+        assert not bob._calls.qsize()

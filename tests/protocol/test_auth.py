@@ -201,10 +201,23 @@ def test_nothing_of_the_user_is_said_before_the_far_side_has_proved_itself() -> 
 
 
 def test_one_who_is_not_wanted_is_told_so() -> None:
-    calling = auth.call(SECRET, SESSION, label="", metadata=None)
-    next(calling)
+    calling, answering = auth.call(SECRET, SESSION, label="", metadata=None), auth.answer(SECRET, SESSION)
+    next(answering)
+    calling.send(answering.send(next(calling)))
     with pytest.raises(Declined):
         calling.send(auth.refusal("declined"))
+
+
+def test_a_no_counts_only_where_no_proof_is_due() -> None:
+    for credentials, error in (
+        (SECRET, AuthenticationFailed),
+        (Credentials(identity=LAPTOP, known={"desk": DESKTOP.public}, strict=True), AuthenticationFailed),
+        (Credentials(known={"desk": DESKTOP.public}), Declined),
+    ):
+        calling = auth.call(credentials, SESSION, label="", metadata=None)
+        next(calling)
+        with pytest.raises(error):
+            calling.send(auth.refusal("declined"))
 
 
 def test_metadata_has_its_limit() -> None:
