@@ -5,6 +5,9 @@ server = "https://peers.example.org/"     # a default, for every command that ha
 [listen]                                  # and for one command only
 save-dir = "~/Drop"
 
+[allow]                                   # who may do what, for every command that has --allow
+laptop = ["file", "message"]
+
 [profiles.work]                           # what --profile work puts before that, in the same shape
 server = "https://peers.work.example/"
 
@@ -28,6 +31,7 @@ from peercli.options import check_id
 __all__ = ["Config", "Setting", "default_path", "read"]
 
 MAX_BYTES = 1 << 20  # of a configuration file
+RULES = "allow"  # the option that may be a table, too: of names, and lists of what these may do
 _TABLES = {"profiles", "contacts"}
 
 
@@ -144,7 +148,7 @@ class _Reader:
     def _profile(self, above: tuple[str, ...], tree: dict[str, Any]) -> dict[str, dict[str, Setting]]:
         commands: dict[str, dict[str, Setting]] = {"": {}}
         for name, value in tree.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and name != RULES:
                 if name not in self._options:
                     raise self._wrong((*above, name), f"there is no command {name!r}", name, self._options)
                 commands[name] = {
@@ -159,10 +163,18 @@ class _Reader:
         option = keys[-1]
         if option not in known:
             raise self._wrong(keys, f"there is no option {option!r}", option, known)
+        if option == RULES and isinstance(value, dict):
+            value = [self._rule((*keys, name), what) for name, what in value.items()]
         plain = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str | bool | int | float) for each in plain):
             raise self._wrong(keys, f"{option} cannot be set to this")
         return Setting(option, value, self._path, self._line(keys))
+
+    def _rule(self, keys: tuple[str, ...], what: Any) -> str:
+        """What `--allow` takes, from a name and a list of what it may do."""
+        if not isinstance(what, list) or not all(isinstance(each, str) for each in what):
+            raise self._wrong(keys, f'what {keys[-1]} may do is a list: {keys[-1]} = ["file"]')
+        return f"{keys[-1]}:{','.join(what)}"
 
     def _contact(self, name: str, id: Any) -> str:
         try:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from typing import Any, NoReturn, Protocol
 
+from peercli.cli.exits import exit_for
 from peercli.errors import PeerError
 from peercli.protocol.jsontext import to_json
 from peercli.services.events import (
@@ -103,6 +104,7 @@ class Console:
         self.json = json
         self.print_by: Callable[[str], None] | None = None
         """Prints a line of stderr, while something else is drawn there."""
+        self.regretted: PeerError | None = None
         self._payload = payload
         self.verbosity = verbosity
         self._stdout = FdSink(1)
@@ -148,6 +150,11 @@ class Console:
         self._to_stderr(f"peercli: {printable(error.message)}")
         if error.hint:
             self._to_stderr(f"hint: {printable(error.hint)}")
+
+    async def regret(self, error: PeerError) -> None:
+        """Say that something went wrong beside the work; when that is done, the exit code tells, too."""
+        self.regretted = error
+        await self.fail(error, exit_for(error))
 
     @asynccontextmanager
     async def metered(self, counter: Counter, *, show: bool) -> AsyncIterator[None]:

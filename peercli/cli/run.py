@@ -136,7 +136,9 @@ async def _supervise(work: Callable[[Console], Awaitable[None]], console: Consol
         return received[0] if received else await _explain(error, console)
     finally:
         await console.close()
-    return received[0] if received else Exit.DONE
+    if received:
+        return received[0]
+    return Exit.DONE if console.regretted is None else exit_for(console.regretted)
 
 
 async def _explain(error: Exception, console: Console) -> Exit:

@@ -34,12 +34,24 @@ AllowOption = Annotated[
     typer.Option(
         "--allow",
         metavar="NAME",
+        callback=lambda rules: _checked(rules),
         help="Let in only this peer: by its key, if it is remembered, else by its id; NAME:file,pipe for "
         "no more than that (message, pipe, file, call, exec). Repeat for more.",
         show_default=False,
         rich_help_panel=_PANEL,
     ),
 ]
+
+
+def _checked(rules: list[str] | None) -> list[str] | None:
+    if rules:
+        from peercli.services.admission import parse_rules
+
+        try:
+            parse_rules(rules)
+        except UsageError as error:  # which a line of the configuration file can be named for
+            raise typer.BadParameter(f"{error.message}; {error.hint}") from None
+    return rules
 
 
 def make_admission(allow: list[str] | None) -> Admission | None:
@@ -203,7 +215,7 @@ class Trust:
         from peercli.services.keyring import Keyring
 
         if self.remember:
-            Keyring.check_name(self.remember)
+            Keyring().prepare(self.remember)
         if secret is None and (self.remember or (self.verify and "known" not in options)):
             raise UsageError(
                 "without a secret nothing tells the peer from somebody in between",
@@ -227,7 +239,7 @@ class Trust:
             try:
                 changed = Keyring().remember(self.remember, proven.key)
             except UsageError as error:
-                console.status(f"Not remembered: {error.message}", level=-1)
+                await console.regret(error)
                 return
             key = fingerprint(proven.key)
             await console.report(Remembered(connection.peer, self.remember, key, changed))

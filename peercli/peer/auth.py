@@ -18,7 +18,7 @@ from peercli.protocol.messages import Offer
 from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link
 
-__all__ = ["Gate", "no_from", "unlike"]
+__all__ = ["Gate", "left", "no_from", "unlike"]
 
 HANDSHAKE_TIMEOUT = 10.0  # s
 PACE = 0.02  # s from a message to the answer: more than it takes to compute, which depends on the secret
@@ -33,6 +33,13 @@ def unlike(peer: str, wants: bool) -> AuthenticationFailed:
         "no-secret",
         f"{peer} has no secret set, and no key to show",
         "peercli needs the same --secret there; a PeerJS page cannot prove anything",
+    )
+
+
+def left(peer: str) -> AuthenticationFailed:
+    """The error for a far side that closed the connection too soon."""
+    return AuthenticationFailed(
+        f"{peer} left before it had proved who it is", hint="has it ended? Or is somebody in between?"
     )
 
 
@@ -152,7 +159,7 @@ class _Exchange:
         except TimeoutError:
             await self.refuse(AuthenticationFailed(f"{self._peer} did not prove in time who it is"))
         except ConnectionClosed:
-            raise AuthenticationFailed(f"{self._peer} left before it had proved who it is") from None
+            raise left(self._peer) from None
 
     async def send(self, text: str) -> None:
         await asyncio.sleep(max(0.0, self._due - self._time()))

@@ -7,9 +7,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from peercli.errors import ConnectionClosed, PeerError, WebRTCError
+from peercli.errors import AuthenticationFailed, ConnectionClosed, PeerError, WebRTCError
 from peercli.options import IceOptions
-from peercli.peer.auth import Gate, unlike
+from peercli.peer.auth import Gate, left, unlike
 from peercli.peer.emitter import Emitter
 from peercli.protocol.auth import Proven
 from peercli.protocol.messages import Answer, Candidate, Expire, Kind, Offer, PeerMessage
@@ -60,6 +60,8 @@ class Connection(Emitter, ABC):
         self.proven: Proven | None = None
         self._gate = gate
         self._wanted = True  # else it is declined as soon as all is proved
+        self._unproved: AuthenticationFailed | None = None
+        self._leaving = False
         self._offer = offer
         self._signal = signal
         self._link = Link(
@@ -96,10 +98,12 @@ class Connection(Emitter, ABC):
 
     async def closed(self) -> PeerError:
         """Wait for the end, and say why: `ConnectionClosed` when either side closed it."""
-        return await self._link.ended()
+        error = await self._link.ended()
+        return self._unproved or error
 
     async def close(self) -> None:
         """End the connection; the far side is told."""
+        self._leaving = True
         await self._link.close()
         await self._finished.wait()
 
@@ -112,10 +116,11 @@ class Connection(Emitter, ABC):
             await self._link.close()
         except PeerError as failure:
             await self._link.close(failure)
+            self._unproved = self._want_of_proof(failure)
         except Exception as failure:
             logger.exception("%s: a fault", self.connection_id)
             await self._link.close(WebRTCError(f"the connection failed: {failure!r}"))
-        error = await self._link.ended()
+        error = await self.closed()
         if not self._opening.done():
             self._opening.set_exception(error)
             self._opening.exception()  # whoever waits gets it; nobody need wait
@@ -124,6 +129,14 @@ class Connection(Emitter, ABC):
         if not isinstance(error, ConnectionClosed):
             self.emit("error", error)
         self.emit("close")
+
+    def _want_of_proof(self, failure: PeerError) -> AuthenticationFailed | None:
+        """What to say of a far side that left, and so failed to prove what it had to."""
+        if self._leaving or self._gate is None or self.proven is not None:
+            return None
+        if self.outgoing and isinstance(failure, ConnectionClosed):
+            return left(self.peer)
+        return failure if isinstance(failure, AuthenticationFailed) else None
 
     @abstractmethod
     async def _live(self) -> None:

@@ -82,8 +82,8 @@ class Peer(Emitter):
 
     Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
     (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds), `authenticated`
-    (a connection that is about to open, Proven) and `refused` (the id of a peer that did not prove what it
-    had to, AuthenticationFailed).
+    (a connection that is about to open, Proven), `refused` (the id of a peer that did not prove what it
+    had to, AuthenticationFailed) and `declined` (the Offer that was not admitted).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -700,10 +700,13 @@ class Peer(Emitter):
 
     def _wants(self, offer: Offer) -> bool:
         try:
-            return self._admit is None or self._admit(offer)
+            admitted = self._admit is None or self._admit(offer)
         except Exception as error:  # noqa: BLE001  it is the user's
             self.emit("error", error)
-            return False
+            admitted = False
+        if not admitted:
+            self.emit("declined", offer)
+        return admitted
 
     def _decline(self, offer: Offer, *, auth: bool = False) -> None:
         self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True, auth=auth))

@@ -27,7 +27,7 @@ def parse_rules(texts: Iterable[str]) -> dict[str, frozenset[str]]:
         wanted = frozenset(filter(None, listed.split(","))) if colon else frozenset(CAPABILITIES)
         if unknown := wanted.difference(CAPABILITIES):
             raise UsageError(
-                f"--allow {text!r}: there is nothing called {min(unknown)!r} to allow",
+                f"{text!r}: there is nothing called {min(unknown)!r} to allow",
                 hint=f"there are {', '.join(CAPABILITIES)}",
             )
         rules[name] = rules.get(name, frozenset()) | wanted

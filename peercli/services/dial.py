@@ -11,6 +11,8 @@ from peercli.errors import AuthenticationFailed, PeerError, TimedOut, Unavailabl
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol.codes import make_code, meeting_id
+from peercli.protocol.messages import Offer
+from peercli.services.admission import capability_of
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
@@ -170,11 +172,16 @@ async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
         alone = once and not peer.active and not stranger
         news.put_nowait(error if alone else Refused(peer_id, error.reason, error.message))
 
+    def declined(offer: Offer) -> None:
+        message = f"its {capability_of(offer)} is not wanted here"
+        news.put_nowait(Refused(offer.known_as or offer.peer, "declined", message))
+
     if peer.open and not peer.credentials.once:  # then a code stands for the id
         opened(peer.id)
     peer.on("open", opened)
     peer.on("reconnecting", reconnecting)
     peer.on("refused", refused)
+    peer.on("declined", declined)
     try:
         while True:
             event = await news.get()
@@ -182,6 +189,7 @@ async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
                 raise event
             await report(event)
     finally:
+        peer.remove_listener("declined", declined)
         peer.remove_listener("refused", refused)
         peer.remove_listener("open", opened)
         peer.remove_listener("reconnecting", reconnecting)

@@ -105,6 +105,13 @@ class Keyring:
             raise damaged
         return keys
 
+    def prepare(self, name: str) -> None:
+        """See now, and not when a key has come, whether it can be kept under a name; else UsageError."""
+        self.check_name(name)
+        self.identity()
+        with self._locked():
+            self.known()
+
     def remember(self, name: str, public: bytes) -> bool:
         """Keep a key under a name; whether there was another one. The caller knows whose it is."""
         self.check_name(name)

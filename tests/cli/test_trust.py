@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,11 @@ async def test_whoever_comes_second_with_a_code_disturbs_nobody(shell: Shell, tm
         command, code, *_ = await code_of(sender)
         async with shell.peercli(command, code, "--save-dir", str(tmp_path / "in")) as receiver:
             await receiver.says("Receiving 1 file")
+            receiver.process.send_signal(signal.SIGSTOP)  # so that it is not over before
             done = await shell.run(command, code, "--save-dir", str(tmp_path / "stolen"))
+            receiver.process.send_signal(signal.SIGCONT)
             assert done.code == 10
+            assert not any((tmp_path / "stolen").glob("*"))
             assert (await receiver.exit_code(), await sender.exit_code()) == (0, 0)
     assert (tmp_path / "in" / "sent").read_bytes() == sent.read_bytes()
 
@@ -215,6 +219,30 @@ async def test_a_changed_key_is_refused(shell: Shell, tmp_path: Path) -> None:
         await there.says("Refused ")
 
 
+async def test_pairing_fails_where_a_key_cannot_be_kept(shell: Shell, tmp_path: Path) -> None:
+    """It is said before anybody comes, if it can be known then; else as soon as it is."""
+    lap, desk = homes(tmp_path)
+    async with shell.peercli("pair", "--remember", "laptop", env=desk) as there:
+        command, code, *_ = await code_of(there)
+        (tmp_path / "desk" / "peercli" / "peers.json").mkdir()
+        done = await shell.run(command, code, "--remember", "desk", env=lap)
+        assert (done.code, await there.exit_code()) == (0, 2)
+        assert "Remembered" not in there.stderr
+        assert "peers.json is not a file of ours" in there.stderr
+    done = await shell.run("pair", "--remember", "laptop", env=desk)
+    assert done.code == 2
+    assert "peercli pair" not in done.err, "no code is given out"
+
+
+async def test_pairing_takes_two(shell: Shell, tmp_path: Path) -> None:
+    lap, desk = homes(tmp_path)
+    async with shell.peercli("pair", "--remember", "laptop", env=desk) as there:
+        _, code, *_ = await code_of(there)
+        assert (await shell.run("connect", code, env=lap)).code == 0
+        assert await there.exit_code() == 10
+        assert "has not told its key" in there.stderr
+
+
 @pytest.mark.parametrize("fault", ["mode", "link", "short", "folder mode"])
 async def test_a_key_file_that_cannot_be_trusted(shell: Shell, tmp_path: Path, fault: str) -> None:
     lap, _ = homes(tmp_path)
@@ -246,3 +274,58 @@ async def test_a_call_by_a_code(shell: Shell, tmp_path: Path) -> None:
         done = await shell.run(command, code, *media)
         assert (done.code, await there.exit_code()) == (0, 0)
     assert (tmp_path / "call.webm").stat().st_size
+
+
+# Rules from the configuration file -------------------------------------------------------------
+
+
+RULES = """\
+[allow]
+laptop = ["file", "message"]
+{friend} = ["pipe"]
+"""
+
+
+async def test_rules_of_the_configuration_file(shell: Shell, tmp_path: Path) -> None:
+    """A remembered peer, by its key, and a mere id: each may do what its line says, and nobody else may."""
+    lap, desk = homes(tmp_path)
+    await paired(shell, lap, desk)
+    friend = fresh("friend")
+    (tmp_path / "config.toml").write_text(RULES.format(friend=friend))
+    options = ["--save-dir", str(tmp_path / "in"), "--config", str(tmp_path / "config.toml")]
+    async with shell.peercli("listen", *options, env=desk) as there:
+        at = (await there.says("Listening as ")).strip()
+        mine = "pipe", at, "--send-only", "--id", friend
+        for arguments, environment, code, said in (
+            (("send-file", "desk", __file__), lap, 0, ""),
+            (("connect", "desk"), lap, 0, ""),
+            (("pipe", "desk", "--send-only"), lap, 8, "Refused laptop: its pipe is not wanted here"),
+            (mine, {}, 0, ""),
+            (("connect", at, "--id", friend), {}, 8, f"Refused {friend}: its message is not wanted here"),
+            (("connect", at, "--id", fresh("other")), {}, 8, "Refused other"),
+        ):
+            done = await shell.run(*arguments, env=environment, input=b"hello\n")
+            assert done.code == code, (arguments, done)
+            if said:
+                await there.says(said)
+    assert (tmp_path / "in" / Path(__file__).name).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[allow]\nlaptop = ["fly"]', 2),
+        ("[allow]\nlaptop = true", 2),
+        ('[listen.allow]\n\nlaptop = "file"', 3),
+        ('[listen]\nallow = ["laptop:fly"]', 2),
+    ],
+)
+async def test_rules_that_make_no_sense(shell: Shell, tmp_path: Path, text: str, line: int) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    for command in (["listen"], ["config", "check"]):
+        done = await shell.run(*command, "--config", str(file))
+        assert done.code == 2
+        assert str(file) in done.err
+    if "fly" not in text:
+        assert f"{file}:{line}: " in done.err

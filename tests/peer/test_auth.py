@@ -16,6 +16,7 @@ from peercli.peer.peer import Peer
 from peercli.protocol import auth as auth_protocol
 from peercli.protocol.attempts import MAX_A_MINUTE
 from peercli.protocol.auth import Credentials, Identity
+from peercli.rtc.channel import Channel
 from peercli.rtc.link import Link
 from peercli.rtc.media import MediaStats
 from tests.brokers import our_server
@@ -289,6 +290,20 @@ async def test_a_no_is_believed_only_of_whom_has_proved_who_it_is(kind: type[Bro
     async with hostile(kind()) as (_, url), make("alice", url, **means) as alice, make("bob", url):
         with pytest.raises(AuthenticationFailed, match="has not proved who it is"):
             await alice.connect("bob")
+
+
+class Leaving(Mallory):
+    """In the middle, and hangs up at the first word, or before it."""
+
+    async def carry(self, source: str, here: Channel, there: Channel) -> None:
+        await there.close()
+
+
+async def test_who_leaves_has_proved_nothing() -> None:
+    async with hostile(Leaving()) as (_, url):
+        errors = await outcomes(url)
+        assert [type(error) for error in errors] == [AuthenticationFailed] * 2
+        assert "left before it had proved" in errors[0].message
 
 
 async def test_who_has_no_room_proves_that_it_says_so() -> None:
