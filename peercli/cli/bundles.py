@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -48,7 +49,8 @@ def spread(command: Callable[..., None], *more: type) -> Any:
 
 
 def _options(bundle: Any) -> Iterator[inspect.Parameter]:
-    hints = get_type_hints(bundle, include_extras=True)
+    # Told of the module: else callbacks that are written as lambdas would not find its names.
+    hints = get_type_hints(bundle, vars(sys.modules[bundle.__module__]), include_extras=True)
     for each in fields(bundle):
         yield inspect.Parameter(
             each.name,

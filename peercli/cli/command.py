@@ -111,11 +111,13 @@ def _environment(name: str) -> str:
 
 def as_given(parameter: Any, value: Any) -> Any:
     """A value of the file as an option takes it: a list where it can be repeated, `~` for the home."""
-    if isinstance(value, list):
-        return [as_given(parameter, each) for each in value] if parameter.multiple else ",".join(value)
-    if isinstance(value, str) and value.startswith("~/"):
-        value = os.path.expanduser(value)
-    return [value] if parameter.multiple else value
+    given = [
+        os.path.expanduser(each) if isinstance(each, str) and each.startswith("~/") else each
+        for each in (value if isinstance(value, list) else [value])
+    ]
+    if parameter.multiple:
+        return given
+    return ",".join(map(str, given)) if isinstance(value, list) else given[0]
 
 
 def _refused(error: Exception, ctx: Any, settings: dict[str, Setting]) -> UsageError | None:

@@ -163,12 +163,15 @@ class Keyring:
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-        with open(file, "rb") as stream:
+        try:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE:
                 raise UsageError(f"{path} is not a file of ours")
             _check_ours(path, found)
-            return stream.read(MAX_FILE).decode("ascii", "replace")
+            with open(file, "rb", closefd=False) as stream:
+                return stream.read(MAX_FILE).decode("ascii", "replace")
+        finally:
+            os.close(file)
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all, and never readable by others."""
