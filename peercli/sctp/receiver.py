@@ -43,6 +43,8 @@ MAX_BLOCKS_REPORTED = 240
 OVERRUN = 2
 """Times the window that may be held at the worst: a far side counts its bytes differently, and gaps must be
 filled even when the window is full."""
+WORTH_A_VIEW = 1_000
+"""Bytes from which on a fragment waits as a view of its packet, which lives as long, if it is most of that."""
 SMALLEST_WINDOW = 1_500
 """A window smaller than this is told as closed: no silly windows (RFC 1122 section 4.2.3.3)."""
 WINDOW_UPDATE = 256 * 1024
@@ -239,7 +241,9 @@ class Receiver:
                 self.held += length
                 current = self._current
                 if current is not None and flags == current.unordered and key == current.key:
-                    current.parts.append(memoryview(packet)[offset + header_size : end])
+                    start = offset + header_size
+                    large = length > WORTH_A_VIEW and 2 * length > size
+                    current.parts.append(memoryview(packet)[start:end] if large else packet[start:end])
                     current.size += length - header_size
                     if current.size > self.max_message:
                         raise ProtocolViolation("a message is too large")

@@ -4,6 +4,7 @@ does more of the same."""
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import pytest
 
@@ -93,6 +94,20 @@ def test_messages_that_never_end_are_limited_in_number_or_by_the_window() -> Non
     peer = Peer(interleaving=False)
     peer.say([peer.data(n, b"x", flags=2, stream=n % 1000, number=n // 1000) for n in range(10_000)])
     assert peer.receiver.held < 200  # each new one shows that the last was given up
+
+
+@pytest.mark.parametrize("interleaving", [False, True])
+def test_a_small_fragment_does_not_keep_a_large_packet(interleaving: bool) -> None:
+    peer = Peer(interleaving=interleaving)
+    padding = packet.chunk(Chunk.PAD, 0, bytes(1_200))
+    peer.say([peer.data(0, b"x", flags=2)])
+    fragments = [peer.data(n, b"x", flags=0) for n in range(1, 5_000)]
+    tracemalloc.start()
+    peer.say([fragment + padding for fragment in fragments])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peer.receiver.cum & 0xFFFFFFFF == (peer.first + 4_999) & 0xFFFFFFFF
+    assert kept < 2_000_000
 
 
 @pytest.mark.parametrize("interleaving", [False, True])
