@@ -2,7 +2,7 @@
 
 declare -gA _peercli_words=(
     ["-"]="listen connect send-file receive-file pipe call pair server peers doctor demo id config --version --install-completion --show-completion --help -h"
-    ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --answer --file --video --audio --loop --size --fps --video-codec --bitrate --record --record-own --play --view --server --id --token --ice --relay --port-range --interface --no-reconnect --secret --secret-file --code --code-length --qr --remember --verify --json --quiet -q --verbose -v --config --profile --help -h"
+    ["listen-"]="--once --echo --exec --allow --allow-anyone --save-dir --max-peers --log --answer --file --video --audio --loop --size --fps --video-codec --bitrate --record --record-own --play --view --server --id --token --ice --relay --port-range --interface --no-reconnect --secret --secret-file --code --code-length --qr --remember --verify --json --quiet -q --verbose -v --config --profile --help -h"
     ["connect-"]="--input --serialization --label --metadata --unreliable --wait --keep-open -k --server --id --token --ice --relay --port-range --interface --secret --secret-file --code --code-length --qr --remember --verify --timeout --no-reconnect --json --quiet -q --verbose -v --config --profile --help -h"
     ["send-file-"]="--name --exclude --follow-symlinks --limit-rate --retry --server --id --token --ice --relay --port-range --interface --secret --secret-file --code --code-length --qr --remember --verify --timeout --json --quiet -q --verbose -v --config --profile --help -h"
     ["receive-file-"]="--save-dir --output -o --yes -y --on-conflict --max-size --keep-open --server --id --token --ice --relay --port-range --interface --timeout --allow --secret --secret-file --code --code-length --qr --remember --verify --json --quiet -q --verbose -v --config --profile --help -h"
@@ -27,6 +27,7 @@ declare -gA _peercli_values=(
     ["listen --allow"]=""
     ["listen --save-dir"]="@folders"
     ["listen --max-peers"]=""
+    ["listen --log"]="@files"
     ["listen --file"]=""
     ["listen --video"]="@files"
     ["listen --audio"]="@files"

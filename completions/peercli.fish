@@ -24,6 +24,7 @@ complete -c peercli -n '__fish_seen_subcommand_from listen' -l allow -x -d 'Let 
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l allow-anyone -d 'Let everybody who knows the id run the --exec command.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l save-dir -x -a '(__fish_complete_directories)' -d 'Take files, into this folder, without asking.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l max-peers -x -d 'Decline more than N at once.'
+complete -c peercli -n '__fish_seen_subcommand_from listen' -l log -r -F -d 'Append who came, what was proved and what was done: a line of JSON each, with the time.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l answer -d 'Answer calls, many at once, and send the same to all of them.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l file -x -d 'Send what is in a file, at a URL, or on stdin.'
 complete -c peercli -n '__fish_seen_subcommand_from listen' -l video -r -F -d 'camera[:NAME], screen[:NAME], test, none, or as --file.'

@@ -14,7 +14,8 @@ from dataclasses import fields
 from typing import Any, NoReturn, Protocol
 
 from peercli.cli.exits import exit_for
-from peercli.errors import PeerError
+from peercli.cli.log import Log
+from peercli.errors import PeerError, StorageFailed
 from peercli.protocol.jsontext import to_json
 from peercli.services.events import (
     Authenticated,
@@ -105,6 +106,7 @@ class Console:
         self.print_by: Callable[[str], None] | None = None
         """Prints a line of stderr, while something else is drawn there."""
         self.regretted: PeerError | None = None
+        self.log: Log | None = None
         self._payload = payload
         self.verbosity = verbosity
         self._stdout = FdSink(1)
@@ -125,6 +127,7 @@ class Console:
 
     async def report(self, event: Event) -> None:
         """Show an event."""
+        await self.note(event)
         if self.json:
             await self._report_json({"event": event.event} | _members(event))
         elif isinstance(event, Data):
@@ -133,6 +136,16 @@ class Console:
             await self.write_line(f"{event.name or 'this peer'} {event.fingerprint} {event.id}")
         else:
             self._explain(event)
+
+    async def note(self, event: Event) -> None:
+        """Write an event to the log, if there is one; for whoever shows it in a way of its own."""
+        if self.log is None:
+            return
+        try:
+            self.log.write(event)
+        except StorageFailed as error:
+            self.log = None
+            await self.regret(error)
 
     async def write_line(self, text: str) -> None:
         """A line of data on stdout."""

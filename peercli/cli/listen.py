@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from peercli.cli.console import Console
+from peercli.cli.log import Log
 from peercli.cli.media import MediaChoice, studio_for
 from peercli.cli.options import Display, Network, NoReconnectOption, at_least
 from peercli.cli.run import run
@@ -54,6 +55,15 @@ def listen(
             show_default=False,
         ),
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="Append who came, what was proved and what was done: a line of JSON each, with the time.",
+            show_default=False,
+        ),
+    ] = None,
     answer: Annotated[
         bool, typer.Option("--answer", help="Answer calls, many at once, and send the same to all of them.")
     ] = False,
@@ -89,6 +99,8 @@ def listen(
         admission = make_admission(allow)
         options = media.options()
         async with AsyncExitStack() as stack:
+            if log is not None:
+                console.log = stack.enter_context(closing(Log(log)))
             screen = stack.enter_context(transfer_view(console, "Receiving"))
             inbox = inbox_for(screen, save_dir) if save_dir or exec_command is None else None
             if inbox is not None:

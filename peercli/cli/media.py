@@ -215,6 +215,8 @@ class CallView:
         self._wipe()
         if self._console.json or not self._explain(event):
             await self._console.report(event)
+        else:
+            await self._console.note(event)
 
     def _explain(self, event: Event) -> bool:
         say = self._console.status

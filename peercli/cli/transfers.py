@@ -80,6 +80,8 @@ class TransferView:
         """Show an event."""
         if self._console.json or not self._explain(event):
             await self._console.report(event)
+        else:
+            await self._console.note(event)
 
     def announce(self, offer: FilesOffered) -> None:
         """Say what is on its way."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+import segno
 
 from tests.cli.shell import Shell, fresh, random_file
 from tests.commands import Command
@@ -329,3 +334,101 @@ async def test_rules_that_make_no_sense(shell: Shell, tmp_path: Path, text: str,
         assert str(file) in done.err
     if "fly" not in text:
         assert f"{file}:{line}: " in done.err
+
+
+# What is kept, and what is not to be seen -------------------------------------------------------
+
+
+async def test_a_log_of_who_did_what(shell: Shell, tmp_path: Path) -> None:
+    lap, desk = homes(tmp_path)
+    await paired(shell, lap, desk)
+    log = tmp_path / "log"
+    rules = ["--allow", "laptop:message,file", "--save-dir", str(tmp_path / "in"), "--log", str(log)]
+    async with shell.peercli("listen", *rules, "-q", env=desk) as there:
+        while not log.exists() or '"open"' not in log.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        at = json.loads(log.read_text().splitlines()[0])["id"]
+        stranger = fresh("stranger")
+        for arguments, code in (
+            (["send-file", "desk", __file__], 0),
+            (["connect", "desk", "--metadata", '"private"'], 0),
+            (["pipe", "desk"], 8),
+        ):
+            assert (await shell.run(*arguments, input=b"private\n", env=lap)).code == code
+        assert (await shell.run("connect", at, "--id", stranger, input=b"private\n")).code == 10
+        while stranger not in log.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        there.process.terminate()
+        await there.exit_code()
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "private" not in log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
+    names = {line["connection"]: line["name"] for line in lines if line["event"] == "authenticated"}
+    opened = [names[line["connection"]] for line in lines if line["event"] == "connection"]
+    assert opened == ["laptop", "laptop"]
+    saved = [line for line in lines if line["event"] == "saved"]
+    assert [line["name"] for line in saved] == [Path(__file__).name]
+    refusals = [(line["peer"], line["reason"]) for line in lines if line["event"] == "refused"]
+    assert refusals == [("laptop", "declined"), (stranger, "no-secret")]
+
+
+async def test_a_log_that_cannot_be_written(shell: Shell, tmp_path: Path) -> None:
+    assert (await shell.run("listen", "--log", str(tmp_path))).code == 2
+    box = fresh("box")
+    async with shell.peercli("listen", "--id", box, "--once", "--log", "/dev/full") as there:
+        await there.says("the log /dev/full cannot be written")
+        assert (await shell.run("connect", box, input=b"hello\n")).code == 0
+        assert await there.line() == "hello"
+        assert await there.exit_code() == 9
+
+
+def command_line(command: Command) -> bytes:
+    """What everybody on this machine sees of it."""
+    return Path(f"/proc/{command.process.pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize("way", ["environment", "file"])
+async def test_a_secret_is_not_to_be_seen(shell: Shell, tmp_path: Path, way: str) -> None:
+    """Not among the processes, nor in what is said, logged or traced, however much is asked for."""
+    box, log = fresh("box"), tmp_path / "log"
+    secrets = {"here": "hush-is-the-word", "there": "hush-is-another"}
+
+    def given(side: str) -> tuple[list[str], dict[str, str]]:
+        if way == "environment":
+            return ["-vvv"], {"PEERCLI_SECRET": secrets[side]}
+        (tmp_path / side).write_text(secrets[side])
+        return ["-vvv", "--secret-file", str(tmp_path / side)], {}
+
+    options, environment = given("there")
+    command = ["listen", "--once", "--json", "--id", box, "--log", str(log), "--exec", "env"]
+    async with shell.peercli(*command, *options, env=environment) as there:
+        assert there.process.stdout
+        while '"open"' not in await there.line():
+            pass
+        assert b"hush" not in command_line(there)
+        options, environment = given("here")
+        done = await shell.run("connect", box, *options, env=environment)
+        assert done.code == await there.exit_code() == 10
+        assert "Traceback" in done.err
+        said = done.out + done.err.encode() + await there.read() + there.stderr.encode() + log.read_bytes()
+        assert b"hush" not in said
+    (tmp_path / "config.toml").write_text('secret = "hush"\n')
+    shown = await shell.run("config", "show", "--config", str(tmp_path / "config.toml"), env=environment)
+    assert (shown.code, "hush" in shown.out.decode() + shown.err) == (0, False)
+
+
+async def test_what_to_type_as_a_qr_code(shell: Shell) -> None:
+    """As it is read from the screen."""
+    async with shell.peercli("pipe", "--code", "--qr") as there:
+        command = " ".join(["peercli", *await code_of(there)])
+        lines = len(segno.make(command, error="l").matrix) + 2 * 4  # the quiet zone is 4 modules wide
+        while there.stderr.count("\n") < 2 + (lines + 1) // 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    shades = {"█": (False, False), "▀": (False, True), "▄": (True, False), " ": (True, True)}
+    seen: list[list[bool]] = []
+    for line in there.stderr.splitlines()[2:]:
+        halves = [shades[character] for character in re.sub(r"\x1b\[[0-9;]*m", "", line)]
+        seen += [[upper for upper, _ in halves], [lower for _, lower in halves]]
+    wanted = [[bool(module) for module in row] for row in segno.make(command, error="l").matrix]
+    assert [row[4:-4] for row in seen[4 : 4 + len(wanted)]] == wanted

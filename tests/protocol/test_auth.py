@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
+import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -235,6 +239,105 @@ def test_an_empty_secret_is_none() -> None:
 
 def test_a_secret_is_not_shown() -> None:
     assert "sesame" not in repr(SECRET)
+
+
+# Timing ---------------------------------------------------------------------------------------
+
+ROUNDS = 100  # of each kind, in turns
+SAME = 6.0  # standard deviations: what chance alone exceeds once in 500,000,000 times
+
+Guess = tuple[str, int | None]
+"""The secret that is tried, and which hex digit of the proof is wrong then, if it is told at all."""
+
+NEAR_AND_FAR: list[tuple[Guess, Guess]] = [
+    (("Open sesame", None), ("open sesamE", None)),
+    (("open sesame", 0), ("open sesame", 63)),
+]
+
+
+def refused(guess: Guess, watch: Any) -> None:
+    """Guess, and have what the callee does meanwhile watched."""
+    tried, wrong = guess
+    calling, answering = (
+        auth.call(Credentials(tried), SESSION, label="", metadata=None),
+        auth.answer(SECRET, SESSION),
+    )
+    next(answering)
+    first = next(calling)
+    with watch:
+        reply = answering.send(first)
+    if wrong is None:
+        final = {"proof": "00" * 32, "label": "", "metadata": None}
+    else:
+        final = json.loads(calling.send(reply))
+        proof = final["proof"]
+        final["proof"] = f"{proof[:wrong]}{'0' if proof[wrong] != '0' else '1'}{proof[wrong + 1 :]}"
+    with watch, pytest.raises(AuthenticationFailed):
+        answering.send(json.dumps(final))
+
+
+class Clock:
+    """Adds up the seconds of this thread's own work."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self.seconds -= time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.thread_time()
+
+
+class Calls:
+    """Notes what `auth` calls, one after the other."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def _note(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "c_call" and frame.f_globals.get("__name__") == auth.__name__:
+            self.made.append(argument.__qualname__)
+        elif event == "call" and frame.f_back and frame.f_back.f_globals.get("__name__") == auth.__name__:
+            self.made.append(frame.f_code.co_qualname)
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._note)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+
+def standard_deviations(one: list[float], other: list[float]) -> float:
+    """How far two samples are from being alike: the normal score of Mann and Whitney's U (1947)."""
+    above = sum((a > b) + (a == b) / 2 for a in one for b in other)
+    count = len(one) * len(other)
+    return abs(above - count / 2) / math.sqrt(count * (len(one) + len(other) + 1) / 12)
+
+
+@pytest.mark.parametrize("guesses", NEAR_AND_FAR, ids=["secret", "proof"])
+def test_what_is_done_does_not_depend_on_how_near_a_guess_is(guesses: tuple[Guess, Guess]) -> None:
+    made = []
+    for guess in guesses:
+        calls = Calls()
+        refused(guess, calls)
+        made.append(calls.made)
+    assert made[0] == made[1]
+    assert "compare_digest" in made[0]
+
+
+@pytest.mark.parametrize("guesses", NEAR_AND_FAR, ids=["secret", "proof"])
+def test_how_long_a_failure_takes_does_not_tell_how_near_a_guess_is(guesses: tuple[Guess, Guess]) -> None:
+    taken: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for guess, times in zip(guesses, taken, strict=True):
+            clock = Clock()
+            refused(guess, clock)
+            times.append(clock.seconds)
+    assert standard_deviations(*taken) < SAME
+    spread = statistics.quantiles(taken[0])
+    later = [seconds + 2 * (spread[2] - spread[0]) + 1e-9 for seconds in taken[1]]
+    assert standard_deviations(taken[0], later) > SAME, "it would be seen"
 
 
 # Attempts -------------------------------------------------------------------------------------
