@@ -44,7 +44,7 @@ OVERRUN = 2
 """Times the window that may be held at the worst: a far side counts its bytes differently, and gaps must be
 filled even when the window is full."""
 WORTH_A_VIEW = 1_000
-"""Bytes from which on a fragment waits as a view of its packet, which lives as long, if it is most of that."""
+"""Bytes from which on a fragment waits as a view of its packet, which it keeps, if it is most of that."""
 SMALLEST_WINDOW = 1_500
 """A window smaller than this is told as closed: no silly windows (RFC 1122 section 4.2.3.3)."""
 WINDOW_UPDATE = 256 * 1024
