@@ -152,6 +152,7 @@ async def peercli(
     stdout: int = PIPE,
     env: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
+    module: Sequence[str] = ("peercli",),
 ) -> AsyncIterator[Command]:
     """Start `peercli ARGUMENTS`, with pipes for its streams.
 
@@ -159,13 +160,14 @@ async def peercli(
         stdout: DEVNULL where nobody reads it: a full pipe would stop the process.
         env: added to this process's own, without what would configure peercli.
         within: a command that runs it: `ip netns exec NAME`.
+        module: what Python runs: one that runs peercli, and its own first arguments.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PEERCLI_")}
     process = await asyncio.create_subprocess_exec(
         *within,
         sys.executable,
         "-m",
-        "peercli",
+        *module,
         *arguments,
         stdin=PIPE,
         stdout=stdout,

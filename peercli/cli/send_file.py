@@ -56,7 +56,7 @@ def send_file(
             callback=lambda count: int(at_least(0, count)),
             help="Attempts in a row to go on after a lost connection.",
         ),
-    ] = 10,
+    ] = 40,
     *,
     network: Network,
     trust: Trust,

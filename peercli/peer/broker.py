@@ -73,8 +73,9 @@ class BrokerSocket:
         self._signaling.forget(connection_id)
 
     async def check(self) -> None:
-        """See whether the broker still hears us, and dial again if not; returns when that is known."""
+        """See whether the broker still hears us, and dial again if not, now; returns when that is known."""
         if (line := self._line) is None:
+            self._perform(self._signaling.hurry())
             return
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):

@@ -15,6 +15,7 @@ capped exponential backoff and jitter, and holds what is to be sent until the id
     OPEN       time: heartbeat            OPEN       Transmit
     OPEN       socket_lost                WAITING    Lost
     WAITING    time: delay is over        DIALING    Dial
+    WAITING    hurry                      DIALING    Dial
     any        ID-TAKEN, INVALID-KEY      IDLE       Hangup, Failed
     any        ERROR                      WAITING*   Hangup, Lost
     any        disconnect                 IDLE       Hangup
@@ -151,6 +152,13 @@ class Signaling:
         self.state, self._attempt = State.DIALING, 0
         return [Dial()]
 
+    def hurry(self) -> list[Action]:
+        """Dial now, if a delay is being waited for: somebody needs the broker."""
+        if self.state is not State.WAITING:
+            return []
+        self.state, self._deadline = State.DIALING, None
+        return [Dial()]
+
     def disconnect(self) -> list[Action]:
         """Leave the broker, and stay away."""
         return self._rest(Hangup())
@@ -198,7 +206,10 @@ class Signaling:
                     ),
                 )
             case messages.InvalidKey():
-                return self._rest(Hangup(), Failed(InvalidKey("the broker does not serve this key")))
+                wrong = InvalidKey(
+                    "the broker does not serve this key", hint="is the ?key= of --server right?"
+                )
+                return self._rest(Hangup(), Failed(wrong))
             case messages.BrokerError(reason):
                 return [Hangup(), *self._lost(ServerError(f"the broker refused: {reason}"), now)]
             case message:

@@ -20,6 +20,7 @@ from aiortc import RTCDtlsTransport, RTCSctpCapabilities
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError
 from peercli.rtc import dtls
 from peercli.rtc.channel import UNLIMITED, Channel, Wire
+from peercli.rtc.diagnosis import SILENCE_HINT
 from peercli.rtc.dtls import DtlsTransport, Session, SessionFailed
 from peercli.rtc.path_mtu import LADDER, PathMtu
 from peercli.rtc.udp import GSO_BYTES, UdpSocket
@@ -188,6 +189,9 @@ class SctpTransport:
             self._association.abort("closed")
             self._advance()
         self._end(ConnectionClosed("the connection is closed"))
+        # Much memory, and aiortc's objects refer to each other: it would stay until Python looks for cycles.
+        self._association = self._session = None
+        self._unsent.clear()
 
     async def _handle_data(self, data: bytes) -> None:
         """A packet that aiortc decrypted, before the path was taken over."""
@@ -386,7 +390,10 @@ class SctpTransport:
         sent = udp.send(records, size, self._address)
         if udp.stranded:
             self._end(
-                ConnectionLost("the connection to the peer was lost: this machine's address has changed")
+                ConnectionLost(
+                    "the connection to the peer was lost: this machine's address has changed",
+                    hint="connect again, from the new one",
+                )
             )
         elif sent < len(records):
             self._unsent.append((bytes(records[sent:]), size))
@@ -486,7 +493,7 @@ class SctpTransport:
                 self._end(
                     ConnectionClosed("the far side closed the connection")
                     if orderly
-                    else ConnectionLost(f"the connection to the peer was lost: {error}")
+                    else ConnectionLost(f"the connection to the peer was lost: {error}", hint=SILENCE_HINT)
                 )
 
     def _end(self, error: PeerError) -> None:

@@ -11,9 +11,10 @@ from peercli.errors import NegotiationFailed
 from peercli.options import IceOptions, IceServer
 from peercli.rtc.ice import Agent, Outcome, ServerReport
 
-__all__ = ["hint_for", "is_symmetric", "no_path", "no_relay", "udp_is_blocked", "why_not"]
+__all__ = ["SILENCE_HINT", "hint_for", "is_symmetric", "no_path", "no_relay", "udp_is_blocked", "why_not"]
 
 TURN_HINT = "a TURN server helps, on either side: --ice turn:user:password@host"
+SILENCE_HINT = "nothing comes from it any more: has it lost its network, gone to sleep, or crashed?"
 TURN_TCP_HINT = "a TURN server over TLS or TCP helps: --ice turns:user:password@host"
 
 _OUTCOMES: dict[Outcome, str] = {

@@ -30,7 +30,7 @@ needs(RTCIceTransport, "_connection")
 needs(
     RTCDtlsTransport,
     *("_register_data_receiver", "_unregister_data_receiver", "_set_state", "_validate_peer_identity"),
-    *("_ssl", "_role"),
+    *("_ssl", "_role", "_rx_srtp", "_tx_srtp"),
 )
 
 
@@ -162,6 +162,14 @@ class DtlsTransport(RTCDtlsTransport):
         """What encrypts, once the handshake is done. Nobody else may go on with it."""
         assert self._ssl is not None
         return Session(self._ssl)
+
+    def release(self) -> None:
+        """Free what OpenSSL and libsrtp keep for a session that is over.
+
+        aiortc's objects refer to each other: without this it would stay until Python looks for cycles.
+        """
+        self._ssl = None
+        self._rx_srtp = self._tx_srtp = None  # type: ignore[assignment]  # as aiortc does
 
     def _validate_peer_identity(self, parameters: RTCDtlsParameters) -> None:
         """Hold the certificate against the description's fingerprints (RFC 8122 §5): each of a known kind."""

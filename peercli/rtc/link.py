@@ -23,7 +23,7 @@ from aiortc.sdp import candidate_from_sdp
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
 from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
-from peercli.rtc.diagnosis import no_path, no_relay
+from peercli.rtc.diagnosis import SILENCE_HINT, no_path, no_relay
 from peercli.rtc.ice import Agent, PairReport, gather_from_servers, show_address
 from peercli.rtc.media import Media
 from peercli.rtc.peerconnection import PeerConnection
@@ -201,10 +201,7 @@ class Link:
         agent = self._agent
         agent.options = self._ice_options
         agent.on_lost = lambda: self.end(
-            ConnectionLost(
-                "the connection to the peer was lost",
-                hint="nothing comes from it any more: has it lost its network, gone to sleep, or crashed?",
-            )
+            ConnectionLost("the connection to the peer was lost", hint=SILENCE_HINT)
         )
         if self._ice_options.relay:
             await self._first_relay(agent)
@@ -316,11 +313,15 @@ class Link:
     def fingerprints(self) -> tuple[str, str]:
         """SHA-256 of our certificate and of the far side's (RFC 8122), as the DTLS session has them.
 
-        Not from the descriptions, which came by the broker. There must be a session.
+        Not from the descriptions, which came by the broker.
+
+        Raises:
+            ConnectionClosed: there is no session any more; there must have been one.
         """
         assert self._pc.sctp is not None
         session = self._pc.sctp.transport._ssl
-        assert session is not None
+        if session is None:
+            raise ConnectionClosed("the connection is closed")
         certificates = session.get_certificate(), session.get_peer_certificate()
         ours, theirs = (certificate.digest("sha256").decode() for certificate in certificates if certificate)
         return ours, theirs
@@ -367,7 +368,7 @@ class Link:
                 self._established.set_result(None)
         elif state == "failed":
             if self._established.done():
-                self.end(ConnectionLost("the connection to the peer was lost"))
+                self.end(ConnectionLost("the connection to the peer was lost", hint=SILENCE_HINT))
             else:
                 self.end(NegotiationFailed("the encrypted session with the peer could not be set up"))
         elif state == "closed":

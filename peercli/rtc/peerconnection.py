@@ -67,6 +67,8 @@ class PeerConnection(RTCPeerConnection):
         await super().close()
         if self._connecting:
             await asyncio.wait(self._connecting)
+        if self.sctp is not None and isinstance(self.sctp.transport, DtlsTransport):
+            self.sctp.transport.release()
 
     async def _RTCPeerConnection__connect(self) -> None:
         """Run by aiortc in a task that it does not look after."""

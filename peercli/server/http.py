@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -52,8 +53,9 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
 
     def encode(self, *, head_only: bool, close: bool) -> bytes:
-        """The bytes on the wire."""
+        """The bytes on the wire, with the time of now (RFC 9110 §6.6.1)."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "Server: peercli"]
+        lines.append(f"Date: {formatdate(usegmt=True)}")
         if self.status not in (101, 204):
             lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -40,14 +39,13 @@ from peercli.protocol.resume import (
     prove,
 )
 from peercli.services.events import Interrupted, Redialling, Report, Resumed, RouteFound
+from peercli.services.redial import ATTEMPT_TIMEOUT, pause
 
 __all__ = ["PATIENCE", "Conversation", "LastingConnection", "Sessions", "connect"]
 
 PATIENCE = 120.0  # s that either side waits for a lost connection to come back
 CLOSED_PATIENCE = 15.0  # s for one that the far side closed, without saying that this is the end
-ATTEMPT_TIMEOUT = 10.0  # s for one attempt to connect again
 HANDSHAKE_TIMEOUT = 10.0  # s to agree where to go on
-FIRST_DELAY, LAST_DELAY = 0.25, 4.0  # s between attempts; doubling in between
 FLUSH_TIMEOUT = PATIENCE + 30.0  # s what was sent has to be taken, on the way to closing
 FAREWELL_TIMEOUT = 1.0  # s to tell the peer that this is the end
 
@@ -308,7 +306,8 @@ class LastingConnection:
                 return connection
             except (Declined, Disconnected, IdentityRefused) as error:
                 raise ConnectionLost(
-                    f"the connection was lost, and cannot be resumed: {error.message}"
+                    f"the connection was lost, and cannot be resumed: {error.message}",
+                    hint="has the peer been started anew, or given up waiting?",
                 ) from None
             except (PeerError, TimeoutError):
                 if connection is not None:
@@ -323,7 +322,7 @@ class LastingConnection:
     async def _another(self, attempt: int) -> DataConnection:
         if self._redial is None:
             return await self._replacements.get()
-        delay = min(FIRST_DELAY * 2 ** min(attempt - 1, 10), LAST_DELAY) * random.uniform(0.5, 1.0)
+        delay = pause(attempt)
         await self._report(Redialling(self.peer, attempt, round(delay, 3)))
         await asyncio.sleep(delay)
         return await self._redial()

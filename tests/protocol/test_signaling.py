@@ -349,6 +349,13 @@ class Life(RuleBasedStateMachine):
             self.state, self.attempt, self.due = State.DIALING, 0, None
 
     @rule()
+    def hurry(self) -> None:
+        waiting = self.state is State.WAITING
+        assert self.signaling.hurry() == ([Dial()] if waiting else [])
+        if waiting:
+            self.state, self.due = State.DIALING, None
+
+    @rule()
     def disconnect(self) -> None:
         assert self.signaling.disconnect() == self.rests(Hangup())
 

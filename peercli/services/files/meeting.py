@@ -11,11 +11,10 @@ from peercli.services.chat import announce, say_closed
 from peercli.services.dial import dialled, first_of
 from peercli.services.files.events import Resuming
 from peercli.services.files.receiving import PATIENCE, Inbox
-from peercli.services.files.sending import FILES, RETRIES, Sending
+from peercli.services.files.sending import FILES, Sending
+from peercli.services.redial import ATTEMPT_TIMEOUT, RETRIES, pause
 
 __all__ = ["fetch_files", "hand_over_files"]
-
-DELAY = 1.0  # s before another attempt to come back
 
 
 async def hand_over_files(peer: Peer, sending: Sending, *, patience: float = PATIENCE) -> None:
@@ -64,7 +63,9 @@ async def fetch_files(
             failure: PeerError | None = None
             try:
                 if connection is None:
-                    connection = await peer.connect(peer_id, timeout=timeout, **FILES)
+                    await peer.check()  # what took the connection may have taken the broker's, too
+                    limit = min(timeout, ATTEMPT_TIMEOUT)
+                    connection = await peer.connect(peer_id, timeout=limit, **FILES)
                 await announce(connection, inbox.report)
                 await inbox.serve(connection)
                 return
@@ -73,10 +74,11 @@ async def fetch_files(
                 attempt += 1
                 if not inbox.unfinished or attempt > retries:
                     raise
-                await inbox.report(Resuming(peer_id, attempt, DELAY, error.message))
+                delay = pause(attempt)
+                await inbox.report(Resuming(peer_id, attempt, delay, error.message))
             finally:
                 if connection is not None:
                     await connection.close()
                     await say_closed(connection, inbox.report, failure)
             connection = None
-            await asyncio.sleep(DELAY)
+            await asyncio.sleep(delay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -30,16 +29,14 @@ from peercli.services.files.events import FileFailed, FileSent, FileSkipped, Res
 from peercli.services.files.line import Line, in_thread
 from peercli.services.files.outgoing import Reader, Selection
 from peercli.services.files.progress import Meter, offer_of
+from peercli.services.redial import ATTEMPT_TIMEOUT, RETRIES, pause
 
-__all__ = ["FILES", "RETRIES", "Sending", "send_files"]
+__all__ = ["FILES", "Sending", "send_files"]
 
 FILES: dict[str, Any] = {"metadata": METADATA, "serialization": "raw", "reliable": True}
 """How a connection for files is opened: options of `Peer.connect`."""
 
-RETRIES = 10  # attempts in a row to go on after a lost connection
-FIRST_DELAY, LAST_DELAY = 1.0, 30.0  # s; doubling in between
 MAX_PIECE = 262_144
-RECONNECT_TIMEOUT = 15.0  # s for each of them: who was there a moment ago answers soon, or not at all
 PIECE_TIME = 0.25  # s that one message takes at a limited rate
 SMALLEST_PIECE = 1_024  # bytes
 
@@ -77,7 +74,7 @@ async def send_files(
             try:
                 if connection is None:
                     await peer.check()  # what took the connection may have taken the broker's, too
-                    limit = min(timeout, RECONNECT_TIMEOUT)
+                    limit = min(timeout, ATTEMPT_TIMEOUT)
                     connection = await peer.connect(peer_id, timeout=limit, **FILES)
                 await announce(connection, sending.report)
                 await sending.over(connection)
@@ -88,7 +85,7 @@ async def send_files(
                 attempt = 1 if sending.sent > sent else attempt + 1
                 if attempt > retries:
                     raise
-                delay = min(FIRST_DELAY * 2 ** (attempt - 1), LAST_DELAY) * random.uniform(0.5, 1.0)
+                delay = pause(attempt)
                 await sending.report(Resuming(peer_id, attempt, delay, error.message))
                 await asyncio.sleep(delay)
             finally:

@@ -30,8 +30,9 @@ from peercli.protocol import transfer
 from peercli.protocol.manifest import Entry
 from peercli.protocol.transfer import control
 from peercli.protocol.transfer_sender import Chunk, Finished, Sender
+from peercli.services import redial
 from peercli.services.events import Close, Event, Open
-from peercli.services.files import line, receiving, sending
+from peercli.services.files import line, receiving
 from peercli.services.files.events import (
     FileFailed,
     FileProgress,
@@ -162,8 +163,8 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "FIRST_DELAY", 0.05)
-    monkeypatch.setattr(sending, "LAST_DELAY", 0.2)
+    monkeypatch.setattr(redial, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(redial, "LAST_PAUSE", 0.2)
 
 
 async def test_a_tree_arrives_and_both_sides_tell(source: Path, tmp_path: Path) -> None:
