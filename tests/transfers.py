@@ -9,7 +9,7 @@ from threading import Event
 from typing import Protocol
 
 from peercli.protocol.manifest import Entry, NameRules, transfer_id
-from peercli.protocol.transfer import Prefix
+from peercli.protocol.transfer import Prefix, Wire
 from peercli.protocol.transfer_receiver import (
     Abandon,
     Ended,
@@ -99,7 +99,7 @@ class Session:
             return bool(result.saved or result.troubles)
         return False
 
-    def _to_receiver(self, message: str | bytes) -> None:
+    def _to_receiver(self, message: Wire) -> None:
         work: list[Work] = []
         for action in self.receiver.received(message, self.now):
             match action:

@@ -73,7 +73,7 @@ class DataConnection(Connection):
         self._unread: asyncio.Queue[Any] = asyncio.Queue()
         self._room = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._begun: deque[Wire] = deque()  # the rest of a message whose `send` was cancelled
+        self._begun: deque[Wire | memoryview] = deque()  # the rest of a message whose `send` was cancelled
         self._discard = False
 
     # Life -------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class DataConnection(Connection):
         """
         await self._send_all(self._usable(), lambda: self._codec.encode(value))
 
-    async def _send_all(self, channel: Channel, encode: Callable[[], Iterable[Wire]]) -> None:
+    async def _send_all(self, channel: Channel, encode: Callable[[], Iterable[Wire | memoryview]]) -> None:
         async with self._sending:
             while self._begun:
                 await channel.send(self._begun[0])

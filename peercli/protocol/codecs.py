@@ -49,7 +49,7 @@ class Codec(Protocol):
 
     name: str
 
-    def encode(self, value: Any) -> Iterable[bytes | str]:
+    def encode(self, value: Any) -> Iterable[bytes | str | memoryview]:
         """The data channel messages that carry `value`; send all of one value before those of the next.
 
         The value is checked and packed at the call, so it may be changed afterwards.
@@ -160,9 +160,11 @@ class RawCodec:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def encode(self, value: Any) -> Iterable[bytes | str]:
+    def encode(self, value: Any) -> Iterable[bytes | str | memoryview]:
         if isinstance(value, str):
             return [well_formed(value)]
+        if isinstance(value, memoryview) and type(value.obj) is bytes and value.c_contiguous:
+            return [value.cast("B")]  # nobody can change it
         if isinstance(value, bytes | bytearray | memoryview):
             return [bytes(value)]
         raise UsageError(f"a raw connection carries str and bytes, not {type(value).__name__}")

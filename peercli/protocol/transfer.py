@@ -96,6 +96,7 @@ __all__ = [
     "Role",
     "Safe",
     "Side",
+    "Wire",
     "control",
     "control_list",
     "decode",
@@ -116,6 +117,8 @@ PING_AFTER = 10.0  # seconds
 DEAD_AFTER = 45.0  # seconds
 
 Role = Literal["sender", "receiver"]
+Wire = str | bytes | memoryview
+"""A message as the channel carries it: control, or content."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRANSFER_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -456,7 +459,7 @@ class Side:
         self.role: Role = role
         self.far: Hello | None = None
         self.left = False  # whether the far side has ended it
-        self.outbox: list[str | bytes] = [control("hello", version=VERSION, role=role, can=["holes"])]
+        self.outbox: list[Wire] = [control("hello", version=VERSION, role=role, can=["holes"])]
         self.heard = now  # when the last message came
         self._alive = now  # when there was a sign of life
         self._pinged = False

@@ -27,6 +27,7 @@ from peercli.protocol.transfer import (
     Prefix,
     Safe,
     Side,
+    Wire,
     control,
     control_list,
 )
@@ -155,7 +156,7 @@ class Receiver(Side):
         self._granted = 0
         self._reported = (now, 0)  # when, and how much was stored then
 
-    def received(self, data: str | bytes, now: float) -> list[Action]:
+    def received(self, data: Wire, now: float) -> list[Action]:
         """Takes one message. Raises as `Side` does."""
         self.heard = now
         self.progressed(now)

@@ -26,6 +26,7 @@ from peercli.protocol.transfer import (
     Prefix,
     Safe,
     Side,
+    Wire,
     control,
     control_list,
 )
@@ -123,7 +124,7 @@ class Sender(Side):
         self._reading = False
         self.outbox.extend(control_list("offer", "entries", map(encode_entry, entries), id=transfer_id))
 
-    def received(self, data: str | bytes, now: float) -> list[Action]:
+    def received(self, data: Wire, now: float) -> list[Action]:
         """Takes one message. Raises as `Side` does, and `Declined` or `StorageFailed` on a decline."""
         self.heard = now
         self.progressed(now)
@@ -230,7 +231,7 @@ class Sender(Side):
             return
         view = memoryview(content)
         starts = range(0, len(content), self._piece_size)
-        self.outbox.extend(bytes(view[start : start + self._piece_size]) for start in starts)
+        self.outbox.extend(view[start : start + self._piece_size] for start in starts)
 
     @property
     def _far_can(self) -> frozenset[str]:

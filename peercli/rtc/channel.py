@@ -65,8 +65,10 @@ class Channel(ABC):
         """Bytes accepted by `send` that are not on their way yet (W3C `bufferedAmount`)."""
 
     @abstractmethod
-    async def send(self, data: Wire) -> None:
+    async def send(self, data: Wire | memoryview) -> None:
         """Send a message; waits for room in the send buffer, so a slow path slows the caller.
+
+        Nothing of it is copied before it goes out: what a view shows must not change.
 
         Raises:
             MessageTooBig: it has more than `max_message` bytes; nothing was sent.
@@ -171,13 +173,14 @@ class StockChannel(Channel):
     def buffered_amount(self) -> int:
         return self._channel.bufferedAmount
 
-    async def send(self, data: Wire) -> None:
+    async def send(self, data: Wire | memoryview) -> None:
         await self.opened()
         while self._end is None and self._channel.bufferedAmount > self.SEND_BUFFER:
             self._room.clear()
             await self._room.wait()
         if self._end is not None:
             raise self._end
+        data = data if isinstance(data, str) else bytes(data)
         self._check_size(len(data.encode() if isinstance(data, str) else data))
         self._channel.send(data)
 

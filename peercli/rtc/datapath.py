@@ -62,7 +62,7 @@ class AssociationChannel(Channel):
     def buffered_amount(self) -> int:
         return self._transport.buffered_amount(self)
 
-    async def send(self, data: Wire) -> None:
+    async def send(self, data: Wire | memoryview) -> None:
         await self.opened()
         text = isinstance(data, str)
         payload = data.encode() if isinstance(data, str) else data
@@ -212,7 +212,7 @@ class SctpTransport:
             self._soon()
         return channel
 
-    def send(self, channel: AssociationChannel, data: bytes, *, text: bool) -> bool:
+    def send(self, channel: AssociationChannel, data: bytes | memoryview, *, text: bool) -> bool:
         """Queue a message; False, and nothing is done, if there is no room."""
         association = self._association
         if association is None or channel.number is None or not association.room(channel.number):

@@ -195,7 +195,7 @@ class Association:
         """
         return self._channels.open(Open(label, protocol, ordered, max_retransmits, max_packet_life_time))
 
-    def send(self, channel_id: int, data: bytes, *, text: bool = False, now: float) -> None:
+    def send(self, channel_id: int, data: bytes | memoryview, *, text: bool = False, now: float) -> None:
         """Queue a message. `data` is not copied and must not change.
 
         Raises KeyError if the channel is not open, MessageTooBig, and BufferError if `room` is 0: a caller

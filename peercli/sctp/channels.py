@@ -76,7 +76,7 @@ class Channels:
         self.queue.push(Message(self.queue.stream(channel_id), message, Ppid.DCEP))
         return channel_id
 
-    def send(self, channel_id: int, data: bytes, text: bool, now: float) -> None:
+    def send(self, channel_id: int, data: bytes | memoryview, text: bool, now: float) -> None:
         """See `Association.send`."""
         channel = self.known[channel_id]
         if channel.state is ChannelState.CLOSING:

@@ -31,7 +31,7 @@ class Message:
     def __init__(
         self,
         stream: Stream,
-        data: bytes,
+        data: bytes | memoryview,
         ppid: int,
         *,
         unordered: bool = False,

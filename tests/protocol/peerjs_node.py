@@ -66,7 +66,7 @@ class PeerJS:
             raise JavaScriptError(result["errors"][0])
         return [untag(message) for message in result["wire"]]
 
-    def receive(self, serialization: str, wire: list[bytes | str]) -> Received:
+    def receive(self, serialization: str, wire: list[Any]) -> Received:
         """What a PeerJS connection emits for these data channel messages."""
         result = self._ask(op="receive", serialization=serialization, wire=list(map(tag, wire)))
         assert not result["errors"]

@@ -215,7 +215,13 @@ async def test_stun_that_arrives_glued_to_dtls(monkeypatch: pytest.MonkeyPatch) 
         assert gluing.after > 10
         assert len(heard) == gluing.before + gluing.after
         assert set(heard) == {pair.local_addr}
-        assert association.sender.retransmits == retransmits
+        # A busy machine answers late, and what is then sent again was there before: none of it was lost.
+        resent = association.sender.retransmits - retransmits
+        await carry(here, there, 1)
+        far_side = transport_of(there)._association
+        assert far_side is not None
+        assert far_side.receiver is not None
+        assert far_side.receiver.duplicates_received >= resent
 
 
 async def test_a_flush_sees_what_is_queued_on_a_socket_without_room() -> None:

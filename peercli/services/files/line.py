@@ -82,11 +82,11 @@ class Line:
             while True:
                 while outbox:
                     message = outbox.pop(0)
-                    if self._limit_rate is not None and isinstance(message, bytes):
+                    if self._limit_rate is not None and not isinstance(message, str):
                         due = max(due, loop.time()) + len(message) / self._limit_rate
                         await asyncio.sleep(due - loop.time())
                     await self._connection.send(message)
-                    if isinstance(message, bytes):  # control is too little to wait for room
+                    if not isinstance(message, str):  # control is too little to wait for room
                         self._side.progressed(loop.time())
                 self._drained.set()
                 self._waiting.clear()
