@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+from tests import tools
 from tests.cli.shell import Shell, fresh
 
 
@@ -61,3 +65,31 @@ async def test_config_tells_no_secrets(shell: Shell, tmp_path: Path) -> None:
     assert f"token = …  # {file}:1" in lines
     assert "ice = turn:relay.example.org:3478?transport=udp none  # PEERCLI_ICE" in lines
     assert "timeout = 30  # default" in lines
+
+
+def test_who_has_no_home() -> None:
+    """A process of a user that the system does not know takes the system's configuration, and no harm."""
+    if os.geteuid():
+        tools.missing("root")
+    # Read as root may, and still nobody's process.
+    as_nobody = (
+        "import os, sys; os.setresuid(54321, 0, 0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+
+    def run(*command: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", as_nobody, "-m", "peercli", *command],
+            env={"PATH": os.environ["PATH"]},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    assert run("config", "path") == (0, "/etc/xdg/peercli/config.toml\n")
+    code, said = run("connect", "somebody", "--server", "http://127.0.0.1:9/")
+    assert (code, said.splitlines()[0]) == (
+        3,
+        "peercli: the broker http://127.0.0.1:9/ cannot be reached: Connection refused",
+    )
