@@ -14,7 +14,7 @@ def main() -> NoReturn:
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         # Names that peers give are more than a locale of old can tell. Python 3.15 begins in this mode.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    from peercli.cli.run import main
+    from peercli.cli.main import main
 
     main()
 

@@ -17,7 +17,7 @@ laptop = "my-laptop-7"
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from peercli.errors import InvalidID, UsageError
-from peercli.options import check_id
+from peercli.options import check_id, did_you_mean
 
-__all__ = ["Config", "Setting", "default_path", "read"]
+__all__ = ["Config", "Setting", "config_path", "default_path", "read"]
 
 MAX_BYTES = 1 << 20  # of a configuration file
 RULES = "allow"  # the option that may be a table, too: of names, and lists of what these may do
@@ -46,6 +46,12 @@ def default_path() -> Path:
         return platformdirs.user_config_path("peercli") / "config.toml"
     except RuntimeError:
         return platformdirs.site_config_path("peercli") / "config.toml"
+
+
+def config_path(named: str | None = None) -> Path:
+    """Where the file is: as `named` by `--config`, by `PEERCLI_CONFIG`, or in the platform's place."""
+    chosen = named or os.environ.get("PEERCLI_CONFIG")
+    return Path(chosen) if chosen else default_path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +101,11 @@ class Config:
         return merged
 
 
-def read(path: Path, options: Mapping[str, set[str]], *, required: bool) -> Config:
+def read(path: Path, options: Mapping[str, set[str]] | None = None, *, required: bool) -> Config:
     """Read a configuration file; one that is not there is an empty one, unless it is required.
 
     Args:
-        options: by command, the long names of the options that can be set.
+        options: by command, the long names of the options that can be set; None checks no names.
 
     Raises:
         UsageError: it cannot be read, is no TOML, or sets what does not exist; says in which line.
@@ -126,10 +132,9 @@ def read(path: Path, options: Mapping[str, set[str]], *, required: bool) -> Conf
 class _Reader:
     """Turns a parsed file into a `Config`, and names the line of whatever is wrong."""
 
-    def __init__(self, path: Path, text: str, options: Mapping[str, set[str]]) -> None:
+    def __init__(self, path: Path, text: str, options: Mapping[str, set[str]] | None) -> None:
         self._path = path
         self._options = options
-        self._everywhere = set().union(*options.values())
         self._lines = dict(_lines(text))
 
     def config(self, tree: dict[str, Any]) -> Config:
@@ -149,19 +154,21 @@ class _Reader:
         commands: dict[str, dict[str, Setting]] = {"": {}}
         for name, value in tree.items():
             if isinstance(value, dict) and name != RULES:
-                if name not in self._options:
+                if self._options is not None and name not in self._options:
                     raise self._wrong((*above, name), f"there is no command {name!r}", name, self._options)
                 commands[name] = {
-                    option: self._setting((*above, name, option), each, self._options[name])
+                    option: self._setting((*above, name, option), each, [name])
                     for option, each in value.items()
                 }
             else:
-                commands[""][name] = self._setting((*above, name), value, self._everywhere)
+                commands[""][name] = self._setting((*above, name), value, self._options or ())
         return commands
 
-    def _setting(self, keys: tuple[str, ...], value: Any, known: set[str]) -> Setting:
-        option = keys[-1]
-        if option not in known:
+    def _setting(self, keys: tuple[str, ...], value: Any, commands: Iterable[str]) -> Setting:
+        """A value of an option that one of `commands` has."""
+        option, options = keys[-1], self._options
+        if options is not None and not any(option in options[name] for name in commands):
+            known = set().union(*(options[name] for name in commands))
             raise self._wrong(keys, f"there is no option {option!r}", option, known)
         if option == RULES and isinstance(value, dict):
             value = [self._rule((*keys, name), what) for name, what in value.items()]
@@ -187,9 +194,7 @@ class _Reader:
     def _wrong(
         self, keys: tuple[str, ...], what: str, name: str = "", known: Iterable[str] = ()
     ) -> UsageError:
-        close = difflib.get_close_matches(name, list(known), n=1)
-        hint = f"did you mean {close[0]}?" if close else ""
-        return UsageError(f"{self._path}:{self._line(keys)}: {what}", hint=hint)
+        return UsageError(f"{self._path}:{self._line(keys)}: {what}", hint=did_you_mean(name, known))
 
     def _line(self, keys: tuple[str, ...]) -> int:
         """The line that sets `keys`, or opens the innermost of its tables that can be found."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
@@ -19,6 +20,7 @@ __all__ = [
     "IceServer",
     "PortRange",
     "check_id",
+    "did_you_mean",
     "parse_broker",
     "parse_ice_server",
     "parse_port_range",
@@ -240,3 +242,11 @@ class IceOptions:
     relay: bool = False
     ports: PortRange | None = None
     interfaces: tuple[str, ...] = ()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at what `word` was probably meant to be; nothing if it is like none of the known ones."""
+    import difflib  # only who makes a mistake pays for it
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""

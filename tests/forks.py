@@ -73,6 +73,6 @@ def _run(arguments: list[str], log: str) -> None:
     ):
         os.dup2(os.open(path, flags), fd)
     sys.argv = ["peercli", *arguments]
-    from peercli.cli.run import main
+    from peercli.cli.main import main
 
     main()

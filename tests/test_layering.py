@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import peercli
+from peercli.cli.tree import tree
 
 ROOT = Path(peercli.__file__).parent
 
@@ -158,6 +160,24 @@ HEAVY = {
 }
 
 
+RUNNING = {"asyncio", "rich", "prompt_toolkit", "spake2", "segno"}  # what only work needs
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The packages that Python imports when it is run with `arguments`, which may fail."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PEERCLI_")},
+    )
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "peercli" in names, done.stderr
+    return {name.partition(".")[0] for name in names}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -165,18 +185,28 @@ HEAVY = {
         ("-c", "import peercli.cli.app"),
         ("-m", "peercli", "--help"),
         ("-m", "peercli", "--version"),
-        ("-m", "peercli", "connect", "--help"),
+        ("-m", "peercli", "complete", "ids", "x"),
+        *(("-m", "peercli", *node.path, "--help") for node in list(tree().walk())[1:]),
     ],
     ids=" ".join,
 )
 def test_start_up_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert "peercli" in imported
-    assert not imported & HEAVY
+    assert not imported_by(*arguments) & (HEAVY | RUNNING)
+
+
+def test_completion_does_without_typer() -> None:
+    assert "typer" not in imported_by("-m", "peercli", "complete", "ids", "x")
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        ("server --port 1 --host 192.0.2.1", {"aiortc", "aioice", "av", "spake2", "rich"}),
+        ("peers --server http://127.0.0.1:1/", {"aiortc", "aioice", "av", "cryptography", "spake2", "rich"}),
+        ("connect x --server http://127.0.0.1:1/", {"httptools", "uvloop", "spake2", "rich", "sounddevice"}),
+        ("connect x --port-range much", {"aiortc", "aioice", "av", "websockets"}),
+        ("config show", {"rich", "cryptography", "aiortc"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(command: str, unneeded: set[str]) -> None:
+    assert not imported_by("-m", "peercli", *command.split()) & unneeded

@@ -1,37 +1,89 @@
-"""The command tree."""
+"""The command tree. A command is imported when it is asked for, so that the others cost nothing."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 import peercli
 from peercli.cli.bundles import spread
-from peercli.cli.call import call
 from peercli.cli.command import Command, Configured, Group
-from peercli.cli.completion import Shell, complete
-from peercli.cli.config import config
-from peercli.cli.connect import connect
-from peercli.cli.demo import demo
-from peercli.cli.doctor import doctor
-from peercli.cli.id import id_group
-from peercli.cli.listen import listen
-from peercli.cli.options import Configuration
-from peercli.cli.pair import pair
-from peercli.cli.peers import peers
-from peercli.cli.pipe import pipe
-from peercli.cli.receive_file import receive_file
-from peercli.cli.send_file import send_file
-from peercli.cli.server import server
+from peercli.cli.shells import Shell
 
 __all__ = ["app"]
 
+_NETWORKED = (
+    *("listen", "connect", "send-file", "receive-file", "pipe", "call"),
+    *("pair", "server", "peers", "doctor"),
+)
+_NAMES = (*_NETWORKED, "demo", "id", "config")
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name: `send-file` is `send_file` of `peercli.cli.send_file`."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _NAMES:
+            raise KeyError(name)
+        return _command(name)
+
+
+@functools.cache
+def _command(name: str) -> Any:
+    attribute = name.replace("-", "_")
+    made = getattr(importlib.import_module(f"peercli.cli.{attribute}"), attribute)
+    if not isinstance(made, typer.Typer):
+        made = _alone(name, made)
+    command = typer.main.get_command(made)
+    command.name = name
+    return command
+
+
+def _alone(name: str, function: Any) -> typer.Typer:
+    """An app of one command."""
+    paragraphs = [" ".join(text.split()) for text in function.__doc__.split("\n\n")]
+    # Under the options, where a reader's eye ends up, is the place for the example.
+    *paragraphs, example = filter(None, paragraphs)
+    configured = name in _NETWORKED
+    alone = typer.Typer(add_completion=False)
+    alone.command(
+        name,
+        cls=Configured if configured else Command,
+        help="\n\n".join(paragraphs),
+        epilog=example,
+    )(spread(function, *[_configuration()] * configured))
+    return alone
+
+
+def _configuration() -> type:
+    from peercli.cli.options import Configuration
+
+    return Configuration
+
+
+class _Root(Group):
+    """The program itself."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Commands()
+
 
 app = typer.Typer(
-    cls=Group,
+    cls=_Root,
     help="PeerJS for the shell: join two machines, or a machine and a browser page, directly over WebRTC.",
-    no_args_is_help=True,
+    epilog="Example: peercli demo",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -86,19 +138,3 @@ def _root(
         ),
     ] = None,
 ) -> None: ...
-
-
-for _command in (listen, connect, send_file, receive_file, pipe, call, pair, server, peers, doctor, demo):
-    _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
-    # Under the options, where a reader's eye ends up, is the place for the example.
-    *_paragraphs, _example = filter(None, _paragraphs)
-    _named = app.command(
-        _command.__name__.replace("_", "-"),
-        cls=Command if _command is demo else Configured,
-        help="\n\n".join(_paragraphs),
-        epilog=_example,
-    )
-    _named(spread(_command) if _command is demo else spread(_command, Configuration))
-app.add_typer(id_group, name="id")
-app.add_typer(config, name="config")
-app.command("complete", hidden=True)(complete)

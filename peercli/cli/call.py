@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
-from peercli.cli.media import MediaChoice, ask_to_answer, show_devices, studio_for
+from peercli.cli.media import MediaChoice
 from peercli.cli.options import Display, Network, TimeoutOption, at_least, parse_metadata
-from peercli.cli.run import run
 from peercli.cli.trust import AllowOption, Trust, make_admission
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["call"]
 
@@ -20,7 +21,7 @@ def call(
     peer_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]", help="The peer to call; without, wait to be called.", show_default=False
+            metavar="ID", help="The peer to call; without, wait to be called.", show_default=False
         ),
     ] = None,
     *,
@@ -57,6 +58,8 @@ def call(
     """
 
     async def work(console: Console) -> None:
+        from peercli.cli.calls import ask_to_answer, show_devices, studio_for
+
         if devices:
             await show_devices(console)
             return
@@ -75,4 +78,4 @@ def call(
                 peer, far_id = trust.reach(console, peer_id, make)
                 await ring(peer, far_id, studio, metadata=known_metadata, timeout=timeout, duration=duration)
 
-    run(work, display.console(payload=media.record == "-"))
+    display.run(work, payload=media.record == "-")

@@ -1,14 +1,17 @@
-"""What every command of the tree has in common: plain help, and defaults from the configuration file."""
+"""What every command of the tree has in common: its help, and defaults from the configuration file."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
+from peercli.cli.exits import Exit
 from peercli.errors import UsageError
+from peercli.options import did_you_mean
 
 if TYPE_CHECKING:
     from peercli.config import Config, Setting
@@ -19,26 +22,36 @@ NOT_CONFIGURABLE = {"config", "profile", "help", "version"}
 NAMES = {"peer_id", "allow"}  # parameters that take ids of peers, and so the names of contacts
 
 
-class _Plain:
-    """Help without the noise: no type where there is no value, no braces around what must be given."""
+class _Explained:
+    """Help of our own making."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
-                parameter.metavar = ""
-        return parameters
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from peercli.cli.help import shown
+        from peercli.cli.tree import node_of
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
-        return [piece.strip("{}") for piece in pieces]
+        formatter.write(shown(node_of(self, tuple(ctx.command_path.split()[1:]))))
 
 
-class Group(_Plain, TyperGroup):
+class Group(_Explained, TyperGroup):
     """A command that has commands."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(self.get_help(ctx), err=True)
+            raise typer.Exit(Exit.USAGE)
+        return super().parse_args(ctx, args)
 
-class Command(_Plain, TyperCommand):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            shown = [name for name, command in self.commands.items() if not command.hidden]
+            raise UsageError(
+                f"there is no command {args[0]!r}",
+                hint=did_you_mean(args[0], shown) or f"{ctx.command_path} --help tells what there is",
+            )
+        return super().resolve_command(ctx, args)
+
+
+class Command(_Explained, TyperCommand):
     """A command."""
 
 
@@ -84,13 +97,23 @@ def _long(parameter: Any) -> list[str]:
     return [name[2:] for name in parameter.opts if name.startswith("--")]
 
 
-def _options_of(group: Any) -> dict[str, set[str]]:
-    """By command, the options that a configuration file can set."""
-    return {
-        name: set(command.settable)
-        for name, command in group.commands.items()
-        if isinstance(command, Configured)
-    }
+class _Settable(Mapping[str, set[str]]):
+    """By command, the options that a configuration file can set; each is looked at when it is asked for."""
+
+    def __init__(self, commands: Mapping[str, Any]) -> None:
+        self._commands = commands
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, command in self._commands.items() if isinstance(command, Configured))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> set[str]:
+        command = self._commands[name]
+        if not isinstance(command, Configured):
+            raise KeyError(name)
+        return set(command.settable)
 
 
 def read_config(group: Any, path: str | None) -> Config:
@@ -99,10 +122,9 @@ def read_config(group: Any, path: str | None) -> Config:
     Raises:
         UsageError: it cannot be used; says in which line.
     """
-    from peercli.config import default_path, read  # for those who come so far
+    from peercli.config import config_path, read  # for those who come so far
 
-    named = path or _environment("CONFIG")
-    return read(Path(named) if named else default_path(), _options_of(group), required=bool(named))
+    return read(config_path(path), _Settable(group.commands), required=bool(path or _environment("CONFIG")))
 
 
 def _environment(name: str) -> str:

@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from peercli.errors import PeerError, UsageError
+from peercli.cli.shells import Shell
+from peercli.errors import UsageError
 
 if TYPE_CHECKING:
     from peercli.cli.tree import Argument, Node, Option
 
-__all__ = ["FILES", "Shell", "complete", "install", "script", "this_shell"]
-
-
-class Shell(StrEnum):
-    """A shell that can complete."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
-    POWERSHELL = "powershell"
+__all__ = ["FILES", "install", "script", "this_shell"]
 
 
 FILES = {
@@ -39,7 +28,6 @@ FILES = {
 }
 """What the scripts are called in `completions/`."""
 
-LIST_TIMEOUT = 1.0  # s that a Tab may wait for a broker
 _HEAD = "# Completion of peercli, made from its command tree by `peercli --show-completion`.\n"
 
 
@@ -402,59 +390,3 @@ def this_shell() -> Shell:
             f"there is no completion for {name or 'this shell'}",
             hint=f"there is one for {', '.join(Shell)}: peercli --show-completion SHELL",
         ) from None
-
-
-# What only peercli knows ----------------------------------------------------------------------
-
-
-def complete(
-    ctx: typer.Context,
-    kind: Annotated[str, typer.Argument()],
-    prefix: Annotated[str, typer.Argument()] = "",
-) -> None:
-    """What a word that begins with `prefix` may be; completion scripts ask this."""
-    from peercli.cli.command import read_config
-
-    config = read_config(ctx.parent.command if ctx.parent else None, None)
-    from peercli.protocol import codes
-
-    words: Iterable[str]
-    if kind == "profiles":
-        words = filter(None, config.settings)
-    else:
-        words = codes.complete(prefix) or [*_remembered(), *config.contacts, *_listed(config)]
-    for word in words:
-        if word.startswith(prefix):
-            typer.echo(word)
-
-
-def _remembered() -> list[str]:
-    """The names of the peers whose keys we have."""
-    from peercli.services.keyring import Keyring
-
-    try:
-        return sorted(Keyring().known())
-    except PeerError:
-        return []
-
-
-def _listed(config: Any) -> list[str]:
-    """The ids that the broker tells, if one was named (the public one tells none), and tells in time."""
-    named = config.for_command("peers", os.environ.get("PEERCLI_PROFILE", "")).get("server")
-    urls = os.environ.get("PEERCLI_SERVER") or (named and named.value)
-    if not urls:
-        return []
-    import asyncio
-
-    from peercli.options import parse_broker
-    from peercli.peer.directory import list_peers
-
-    async def ask() -> list[str]:
-        async with asyncio.timeout(LIST_TIMEOUT):
-            each = urls.split() if isinstance(urls, str) else urls
-            return await list_peers([parse_broker(str(url)) for url in each])
-
-    try:
-        return asyncio.run(ask())
-    except (PeerError, TimeoutError):
-        return []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from peercli.cli.command import Command, Configured, Group, as_given, read_config
-from peercli.cli.console import printable
 from peercli.cli.options import ConfigOption, ProfileOption
 from peercli.errors import UsageError
 
@@ -22,20 +20,20 @@ SECRETS = {"token", "secret"}
 config = typer.Typer(
     cls=Group,
     help="Say where the configuration file is, what it sets, and whether it is good.",
-    no_args_is_help=True,
+    add_completion=False,
     epilog="Example: peercli config show listen",
 )
 
 
-@config.command(cls=Command)
+@config.command(cls=Command, epilog="Example: peercli config path")
 def path() -> None:
     """Print where the file is, whether or not there is one."""
-    from peercli.config import default_path
+    from peercli.config import config_path
 
-    typer.echo(os.environ.get("PEERCLI_CONFIG") or default_path())
+    typer.echo(config_path())
 
 
-@config.command(cls=Command)
+@config.command(cls=Command, epilog="Example: peercli config check")
 def check(ctx: typer.Context, file: ConfigOption = None) -> None:
     """Read the file, and say what is wrong with it and in which line. Exit code 2 if anything is."""
     found = read_config(_tree(ctx), file)
@@ -50,11 +48,11 @@ def check(ctx: typer.Context, file: ConfigOption = None) -> None:
     )
 
 
-@config.command(cls=Command)
+@config.command(cls=Command, epilog="Example: peercli config show listen --profile work")
 def show(
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="COMMAND", help="Whose options to show.", show_default=True)
+        str, typer.Argument(metavar="COMMAND", help="Whose options to show; by default those of listen.")
     ] = "listen",
     file: ConfigOption = None,
     profile: ProfileOption = None,
@@ -86,6 +84,7 @@ def _value(parameter: Any, setting: Any, ctx: Any) -> tuple[Any, str]:
 
 
 def _shown(option: str, value: Any) -> str:
+    from peercli.cli.console import printable
     from peercli.options import parse_ice_server
 
     if value is None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display, Network, NoReconnectOption, TimeoutOption, at_least, parse_metadata
-from peercli.cli.run import run
 from peercli.cli.trust import Trust
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["connect"]
 
@@ -78,12 +79,12 @@ def connect(
     """
 
     async def work(console: Console) -> None:
+        known_metadata = parse_metadata(metadata)
+        peer, far_id = trust.reach(console, peer_id, network.make_peer)
         from peercli.cli.prompt import messages_from_stdin
         from peercli.services.chat import converse
         from peercli.services.dial import joined
 
-        known_metadata = parse_metadata(metadata)
-        peer, far_id = trust.reach(console, peer_id, network.make_peer)
         async with (
             joined(
                 peer,
@@ -100,4 +101,4 @@ def connect(
         ):
             await converse(connection, messages, console.report, wait=None if keep_open else wait)
 
-    run(work, display.console())
+    display.run(work)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display
-from peercli.cli.run import run
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["demo"]
 
@@ -32,4 +34,4 @@ def demo(display: Display) -> None:
                     await console.report(step)
         console.status("All of it worked. The commands above do the same by hand, each in a terminal.")
 
-    run(work, display.console())
+    display.run(work)

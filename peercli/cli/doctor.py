@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
-from peercli.cli.findings import FindingView
 from peercli.cli.options import Display, Network, TimeoutOption
-from peercli.cli.run import run
 from peercli.cli.trust import Trust
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["doctor"]
 
@@ -41,6 +41,7 @@ def doctor(
             peer, far_id = network.make_peer(), None
         else:
             peer, far_id = trust.reach(console, peer_id, network.make_peer)
+        from peercli.cli.findings import FindingView
         from peercli.services.doctor import examine
 
         view = FindingView(console)
@@ -48,4 +49,4 @@ def doctor(
             async for finding in findings:
                 await view.report(finding)
 
-    run(work, display.console())
+    display.run(work)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from peercli.cli.bundles import spread
 from peercli.cli.command import Command, Group
-from peercli.cli.console import Console
 from peercli.cli.options import Display
-from peercli.cli.run import run
 
-__all__ = ["id_group"]
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
-id_group = typer.Typer(
-    cls=Group, help="Our own key, by which remembered peers know us.", no_args_is_help=True
+__all__ = ["id"]
+
+id = typer.Typer(
+    cls=Group,
+    help="Our own key, by which remembered peers know us.",
+    epilog="Example: peercli id show",
+    add_completion=False,
 )
 
 
-@id_group.command(cls=Command, epilog="Example: peercli id show")
+@id.command(cls=Command, epilog="Example: peercli id show")
 @spread
 def show(display: Display) -> None:
     """Show our key, which is made at first use, and the peers that we remember."""
@@ -27,10 +33,10 @@ def show(display: Display) -> None:
 
         await describe(Keyring(), console.report)
 
-    run(work, display.console())
+    display.run(work)
 
 
-@id_group.command(cls=Command, epilog="Example: peercli id rotate")
+@id.command(cls=Command, epilog="Example: peercli id rotate")
 @spread
 def rotate(display: Display) -> None:
     """Make a new key. Peers that remember the old one refuse us until they have paired again."""
@@ -42,4 +48,4 @@ def rotate(display: Display) -> None:
         ring.rotate()
         await describe(ring, console.report)
 
-    run(work, display.console())
+    display.run(work)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, closing
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
-from peercli.cli.log import Log
-from peercli.cli.media import MediaChoice, studio_for
+from peercli.cli.media import MediaChoice
 from peercli.cli.options import Display, Network, NoReconnectOption, at_least
-from peercli.cli.run import run
 from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["listen"]
 
@@ -93,6 +93,8 @@ def listen(
             raise UsageError("what is sent, recorded and shown in calls needs --answer")
         if media.record == "-":
             raise UsageError("--record - needs a stdout of its own", hint="peercli call --record -")
+        from peercli.cli.calls import studio_for
+        from peercli.cli.log import Log
         from peercli.cli.transfers import inbox_for, transfer_view
         from peercli.services.listen import Listener
 
@@ -125,4 +127,4 @@ def listen(
             peer = await trust.wait(console, make, admission, type_there="connect CODE")
             await listener.run(await stack.enter_async_context(peer))
 
-    run(work, display.console())
+    display.run(work)

@@ -90,16 +90,14 @@ def _command(node: Node, part: str) -> str:
 def _synopsis(node: Node) -> str:
     lines = [f".Nm peercli {' '.join(node.path)}", ".Op Ar options"]
     for argument in node.arguments:
-        word = argument.metavar.rstrip(".")
-        lines.append(f".{'Ar' if argument.required else 'Op Ar'} {word}{' ...' if argument.repeats else ''}")
+        more = " ..." if argument.repeats else ""
+        lines.append(f".{'Ar' if argument.required else 'Op Ar'} {argument.metavar}{more}")
     return "\n".join(lines) + "\n"
 
 
 def _body(node: Node, *, inner: bool) -> str:
     head = f".Ss {' '.join(node.path[1:])}\n{_paragraphs(node.help)}" if inner else ""
-    arguments = "".join(
-        f".It Ar {argument.metavar.rstrip('.')}\n{_text(argument.help)}\n" for argument in node.arguments
-    )
+    arguments = "".join(f".It Ar {argument.metavar}\n{_text(argument.help)}\n" for argument in node.arguments)
     if arguments:
         head += f".Bl -tag -width Ds\n{arguments}.El\n"
     panels = dict.fromkeys(option.panel for option in node.options)
@@ -117,13 +115,8 @@ def _options(options: object) -> str:
 def _option(option: Option) -> str:
     value = f" Ar {option.metavar}" if option.metavar else ""
     names = " , ".join(f"Fl {name[1:]}" for name in reversed(option.names))
-    values = (
-        f"One of {', '.join(option.values)}. "
-        if option.values and option.values[0] not in option.help
-        else ""
-    )
     default = f" By default {option.default}." if option.default else ""
-    return f".It {names}{value}\n{_text(values + option.help + default)}\n"
+    return f".It {names}{value}\n{_text(option.explained + default)}\n"
 
 
 def _environment(options: list[Option]) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.errors import UsageError
 from peercli.options import Broker, IceServer, parse_broker, parse_ice_server, parse_port_range
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from peercli.cli.console import Console
     from peercli.peer.peer import Peer
     from peercli.protocol.auth import Credentials
     from peercli.protocol.messages import Offer
@@ -239,9 +241,25 @@ class Display:
         ),
     ] = 0
 
-    def console(self, *, payload: bool = False) -> Console:
-        """The console that they ask for; `payload` as there."""
-        return Console(json=self.json, payload=payload, verbosity=-1 if self.quiet else self.verbose)
+    def run(
+        self,
+        work: Callable[[Console], Awaitable[None]],
+        *,
+        payload: bool = False,
+        new_loop: Callable[[], AbstractEventLoop] | None = None,
+    ) -> None:
+        """Run a command's work, on the console that they ask for.
+
+        Args:
+            payload: stdout carries a byte stream.
+            new_loop: what runs it, if not asyncio's own loop.
+        """
+        # Here and not above: what is only asked for help needs neither.
+        from peercli.cli.console import Console
+        from peercli.cli.run import run
+
+        verbosity = -1 if self.quiet else self.verbose
+        run(work, Console(json=self.json, payload=payload, verbosity=verbosity), new_loop)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display, Network, TimeoutOption
-from peercli.cli.run import run
 from peercli.cli.trust import Trust
 from peercli.errors import UsageError
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["pair"]
 
@@ -53,4 +54,4 @@ def pair(
             peer = await trust.wait_with_code(console, network.make_peer, type_there=type_there)
             await await_pairing(peer, console.report)
 
-    run(work, display.console())
+    display.run(work)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from peercli.cli.console import Console
+from typing import TYPE_CHECKING
+
 from peercli.cli.options import Brokers, Display
-from peercli.cli.run import run
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["peers"]
 
@@ -30,4 +33,4 @@ def peers(
             for peer_id in ids:
                 await console.write_line(peer_id)
 
-    run(work, display.console())
+    display.run(work)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display, Network, NoReconnectOption, TimeoutOption
-from peercli.cli.run import run
 from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 if TYPE_CHECKING:
+    from peercli.cli.console import Console
     from peercli.protocol.messages import Offer
 
 __all__ = ["pipe"]
@@ -86,7 +85,7 @@ def pipe(
                 await carrying.run()
             await say_closed(connection, console.report)
 
-    run(work, display.console(payload=True))
+    display.run(work, payload=True)
 
 
 def _say_end(console: Console, *, waiting: bool) -> None:

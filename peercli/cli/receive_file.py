@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display, Network, TimeoutOption
-from peercli.cli.run import run
 from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
 if TYPE_CHECKING:
+    from peercli.cli.console import Console
     from peercli.protocol.messages import Offer
 
 __all__ = ["OnConflict", "receive_file"]
@@ -110,4 +109,4 @@ def receive_file(
             finally:
                 await inbox.close()
 
-    run(work, display.console(payload=output == "-"))
+    display.run(work, payload=output == "-")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display, Network, TimeoutOption, at_least
-from peercli.cli.run import run
 from peercli.cli.trust import Trust
+
+if TYPE_CHECKING:
+    from peercli.cli.console import Console
 
 __all__ = ["send_file"]
 
@@ -27,7 +28,7 @@ def send_file(
     ],
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH", help="Files and folders; - is stdin.", show_default=False),
+        typer.Argument(metavar="PATH...", help="Files and folders; - is stdin.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call stdin.")] = "stdin",
     exclude: Annotated[
@@ -96,4 +97,4 @@ def send_file(
                 peer, reached = trust.reach(console, far_id, network.make_peer)
                 await send_files(peer, reached, sending, timeout=timeout, retries=retry)
 
-    run(work, display.console())
+    display.run(work)

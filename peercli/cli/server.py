@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.cli.options import Display
-from peercli.cli.run import run
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from peercli.cli.console import Console
 
 __all__ = ["server"]
 
@@ -134,6 +135,9 @@ def server(
     """
 
     async def work(console: Console) -> None:
+        import asyncio
+        import signal
+
         from peercli.server.app import Server
         from peercli.server.logs import log_to_stderr
         from peercli.server.options import ServerOptions
@@ -170,11 +174,13 @@ def server(
             await console.report(Serving(broker.url))
             await broker.serve_until(asyncio.Event())
 
-    run(work, display.console(), _new_loop)
+    display.run(work, new_loop=_new_loop)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def _new_loop() -> AbstractEventLoop:
     """uvloop's, where there is one: written in C, it has more time for messages."""
+    import asyncio
+
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""The command tree as plain data, for what is made from it: completions and manual pages."""
+"""The command tree as plain data, for what is made from it: help, completions and manual pages."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any, get_args
 
 import typer.main
 
-__all__ = ["Argument", "Node", "Option", "tree"]
+__all__ = ["Argument", "Node", "Option", "node_of", "tree"]
 
 _KINDS = {
     "ID": "ids",
-    "[ID]": "ids",
     "CODE": "ids",
     "DIR": "folders",
     "FILE": "files",
     "OUT": "files",
     "SRC": "files",
 }
-_ARGUMENT_KINDS = _KINDS | {"PATH": "files", "PATH...": "files"}
+_ARGUMENT_KINDS = _KINDS | {"PATH": "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,12 @@ class Option:
         """What its value is, for completion: ids, profiles, files, folders, or nothing known."""
         return "profiles" if "--profile" in self.names else _KINDS.get(self.metavar, "")
 
+    @property
+    def explained(self) -> str:
+        """Its help, with the values that it takes if the help does not name them."""
+        told = not self.values or self.values[0] in self.help
+        return self.help if told else f"One of {', '.join(self.values)}. {self.help}"
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -63,6 +68,12 @@ class Argument:
     def kind(self) -> str:
         """As an option's."""
         return _ARGUMENT_KINDS.get(self.metavar, "")
+
+    @property
+    def usage(self) -> str:
+        """`ID`, `[ID]`, `PATH...` or `[PATH...]`."""
+        word = self.metavar + "..." * self.repeats
+        return word if self.required else f"[{word}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +113,11 @@ def tree() -> Node:
     """The whole tree, without what is hidden."""
     from peercli.cli.app import app
 
-    return _node(typer.main.get_command(app), ())
+    return node_of(typer.main.get_command(app), ())
 
 
-def _node(command: Any, path: tuple[str, ...]) -> Node:
+def node_of(command: Any, path: tuple[str, ...]) -> Node:
+    """A command of typer's, which stands at `path`, and what is below it."""
     hints = _annotations(command.callback)
     shown = [each for each in command.params if not getattr(each, "hidden", False)]
     nodes = [each for each in getattr(command, "commands", {}).values() if not each.hidden]
@@ -113,17 +125,21 @@ def _node(command: Any, path: tuple[str, ...]) -> Node:
         path,
         tuple(" ".join(text.split()) for text in (command.help or "").split("\n\n")),
         (command.epilog or "").removeprefix("Example: "),
-        tuple(
-            Argument(each.metavar or each.name.upper(), each.help or "", each.required, each.nargs != 1)
-            for each in shown
-            if each.param_type_name == "argument"
-        ),
+        tuple(_argument(each) for each in shown if each.param_type_name == "argument"),
         (
             *(_option(each, hints.get(each.name)) for each in shown if each.param_type_name == "option"),
             Option(("--help", "-h"), "", "Show this message and exit.", (), False, "", "", ""),
         ),
-        tuple(_node(each, (*path, each.name)) for each in nodes),
+        tuple(node_of(each, (*path, each.name)) for each in nodes),
     )
+
+
+def _argument(parameter: Any) -> Argument:
+    # A metavar with marks of its own knows better: what is an ID is told by what follows it.
+    metavar = parameter.metavar or parameter.name.upper()
+    bare = metavar.strip("[].")
+    required = not metavar.startswith("[") if metavar != bare else parameter.required
+    return Argument(bare, parameter.help or "", required, parameter.nargs != 1)
 
 
 def _annotations(function: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peercli.cli.console import Console
 from peercli.errors import UsageError
 from peercli.options import DEFAULT_BROKER
 
 if TYPE_CHECKING:
+    from peercli.cli.console import Console
     from peercli.peer.connection import Connection
     from peercli.peer.peer import Peer
     from peercli.protocol.auth import Credentials, Proven

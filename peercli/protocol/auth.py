@@ -29,16 +29,18 @@ import secrets
 import unicodedata
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from spake2 import SPAKE2_A, SPAKE2_B
 
 from peercli.errors import AuthenticationFailed, Declined, UsageError
 from peercli.protocol.values import shape_fault
+
+if TYPE_CHECKING:
+    from spake2 import SPAKE2_A, SPAKE2_B
 
 __all__ = [
     "MAX_HANDSHAKE_MESSAGE",
@@ -217,7 +219,11 @@ def call(credentials: Credentials, session: Session, *, label: str, metadata: An
         AuthenticationFailed: the far side did not prove what it has to, or refuses us.
         UsageError: label and metadata are too long.
     """
-    pake = SPAKE2_A(_password(credentials.secret, session)) if credentials.secret is not None else None
+    pake: SPAKE2_A | None = None
+    if credentials.secret is not None:
+        from spake2 import SPAKE2_A  # its numbers take a while to work out: only who has a secret waits
+
+        pake = SPAKE2_A(_password(credentials.secret, session))
     ours = _say(credentials, pake.start() if pake else None)
     reply = _read((yield _dump({"said": ours})), believed=not credentials.demanding)
     theirs = _text(reply, "said")
@@ -248,7 +254,11 @@ def answer(credentials: Credentials, session: Session) -> Conversation:
     first = _read((yield ""))
     theirs = _text(first, "said")
     said = _read(theirs)
-    pake = SPAKE2_B(_password(credentials.secret, session)) if credentials.secret is not None else None
+    pake: SPAKE2_B | None = None
+    if credentials.secret is not None:
+        from spake2 import SPAKE2_B
+
+        pake = SPAKE2_B(_password(credentials.secret, session))
     ours = _say(credentials, pake.start() if pake else None)
     key = _agree(credentials, pake, said)
     transcript = _transcript(session, theirs, ours)

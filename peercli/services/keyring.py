@@ -17,12 +17,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import site_data_path, user_data_path
 
 from peercli.errors import UsageError
-from peercli.protocol.auth import Identity
-from peercli.services.events import Key, Report
+
+if TYPE_CHECKING:
+    from peercli.protocol.auth import Identity
+    from peercli.services.events import Report
 
 __all__ = ["Keyring", "describe", "fingerprint", "home_id"]
 
@@ -44,6 +47,8 @@ def home_id(public: bytes) -> str:
 
 async def describe(ring: Keyring, report: Report) -> None:
     """Report our own key, and those that we remember."""
+    from peercli.services.events import Key
+
     for name, public in {"": ring.identity().public, **ring.known()}.items():
         await report(Key(name, fingerprint(public), home_id(public)))
 
@@ -82,10 +87,14 @@ class Keyring:
             raise UsageError(
                 f"{self.folder / 'identity'} is damaged", hint="peercli id rotate makes a new key"
             )
+        from peercli.protocol.auth import Identity  # brings cryptography; the names of peers do without
+
         return Identity(bytes.fromhex(text))
 
     def rotate(self) -> Identity:
         """A new key instead of ours; who remembers the old one has to pair again."""
+        from peercli.protocol.auth import Identity
+
         identity = Identity()
         with self._locked():
             self._write("identity", identity.seed.hex())

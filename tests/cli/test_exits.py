@@ -71,15 +71,3 @@ async def test_demo(shell: Shell) -> None:
     assert (done.code, done.out) == (0, b"")
     assert "All of it worked." in done.err
     assert "peercli pipe --server http://127.0.0.1:" in done.err
-
-
-@pytest.mark.parametrize("command", ["listen", "connect", "pipe", "server", "peers", "demo"])
-async def test_help(shell: Shell, command: str) -> None:
-    """It fits in 80 columns and ends with an example of the command."""
-    done = await shell.run(command, "--help", env={"COLUMNS": "80"})
-    lines = done.out.decode().splitlines()
-    assert (done.code, done.err) == (0, "")
-    assert max(map(len, lines)) <= 80
-    last = next(line for line in reversed(lines) if line.strip())
-    assert last.strip().startswith("Example: ")
-    assert f"peercli {command}" in last
