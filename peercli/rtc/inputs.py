@@ -55,6 +55,7 @@ MOST_AHEAD = 500  # packets of them, where they do not say how long they last
 MOST_READY = 16  # frames that are decoded to find the next of the other kind
 URL_TIMEOUT = 10.0  # s without a byte
 
+_TURNS = {1: ["transpose=cclock"], 2: ["hflip", "vflip"], 3: ["transpose=clock"]}  # by quarters, to the left
 _MAY_BE_THE_WISHES = {errno.EINVAL, errno.EIO, errno.ENOSYS}
 
 
@@ -130,6 +131,30 @@ class Shape:
         if (width, height, "yuv420p") == (frame.width, frame.height, frame.format.name):
             return frame
         return frame.reformat(width=width, height=height, format="yuv420p", dst_color_range="MPEG")
+
+
+class _Upright:
+    """Turns pictures as their display matrix says: a phone that is held upright films lying ones."""
+
+    def __init__(self) -> None:
+        self._kind: tuple[Any, ...] = ()  # of picture, that the filters were made for
+        self._turned = av.filter.Graph()
+
+    def turn(self, frame: av.VideoFrame) -> av.VideoFrame:
+        filters = _TURNS.get(round(frame.rotation / 90) % 4)
+        if filters is None:
+            return frame
+        kind = frame.width, frame.height, frame.format.name, filters
+        if kind != self._kind:
+            graph = self._turned = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=CLOCK
+            )
+            nodes = [graph.add(*each.split("=")) for each in filters]
+            graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
+            self._kind = kind
+        self._turned.vpush(frame)
+        return self._turned.vpull()
 
 
 class _Thinned:
@@ -336,13 +361,13 @@ class Recording:
         return found
 
     def frames(self, clock: Clock) -> Iterator[Frame]:
-        resampled, thinned = _Resampled(), _Thinned(self._shape.fps)
+        resampled, thinned, upright = _Resampled(), _Thinned(self._shape.fps), _Upright()
         slip = 0.0
         for at, decoded in self._again():
             if isinstance(decoded, av.VideoFrame):
                 if thinned.leaves_out(at):
                     continue
-                pieces: list[Frame] = [self._shape.fit(decoded)]
+                pieces: list[Frame] = [self._shape.fit(upright.turn(decoded))]
                 pieces[0].pts, pieces[0].time_base = int(at / CLOCK), CLOCK
             else:
                 pieces = [*resampled.feed(decoded, at + _length(decoded))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -96,6 +97,47 @@ async def test_one_kind_alone(tmp_path: Path, kinds: set[str]) -> None:
     (other,) = {"video", "audio"} - kinds
     with pytest.raises(UsageError, match=f"has no {other}"):
         await open_source(**{other: str(clip)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "size", "back"),
+    [
+        ((1, 0, 0, 1), (160, 120), "null"),
+        ((0, 1, -1, 0), (120, 160), "transpose=cclock"),  # as a phone held upright has it
+        ((-1, 0, 0, -1), (160, 120), "hflip,vflip"),
+        ((0, -1, 1, 0), (120, 160), "transpose=clock"),
+    ],
+)
+async def test_a_phone_that_was_turned(
+    tmp_path: Path, matrix: tuple[int, ...], size: tuple[int, int], back: str
+) -> None:
+    """Pictures are sent as they are to be seen, whichever way the sensor was."""
+    clip = make_clip(tmp_path / "clip.mp4", seconds=0.2, size=(160, 120), audio=False)
+    a, b, c, d = (value << 16 for value in matrix)
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO 14496-12 section 8.3.2
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    clip.write_bytes(data)
+    async with opened(file=str(clip)) as source:
+        got = await take_all(source)
+    assert len(got.pictures) == 6
+    assert {(frame.width, frame.height) for frame in got.pictures} == {size}
+    lying = [*filtered(got.pictures, back)]
+    assert [mark and mark.counter for mark in map(read_mark, lying)] == [*range(6)]
+
+
+def filtered(pictures: list[av.VideoFrame], filters: str) -> Iterator[av.VideoFrame]:
+    """What FFmpeg's filters make of pictures of one size."""
+    graph = av.filter.Graph()
+    nodes = [graph.add(*each.split("=")) for each in filters.split(",")]
+    first = pictures[0]
+    source = graph.add_buffer(
+        width=first.width, height=first.height, format=first.format, time_base=Fraction(1, 90_000)
+    )
+    graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
+    for picture in pictures:
+        graph.vpush(picture)
+        yield graph.vpull()
 
 
 async def test_odd_sizes_and_sizes_asked_for(tmp_path: Path) -> None:
