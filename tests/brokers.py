@@ -93,8 +93,8 @@ async def our_server(*, port: int = 0, **options: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path) -> AsyncIterator[str]:
-    """A real Redis that keeps nothing on disk, at a socket in `folder`: its URL.
+async def redis_server(folder: Path, *options: str) -> AsyncIterator[str]:
+    """A real Redis that keeps nothing on disk, at a socket in `folder`: its URL. `options` are its own.
 
     Leaving the block kills it. Another one in the same folder is one that has lost its memory.
     """
@@ -102,7 +102,7 @@ async def redis_server(folder: Path) -> AsyncIterator[str]:
     socket.unlink(missing_ok=True)
     process = await asyncio.create_subprocess_exec(
         tools.program("redis-server"),
-        *("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)),
+        *("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), *options),
         stdout=subprocess.DEVNULL,
     )
     try:

@@ -102,9 +102,20 @@ def server(
         Path | None,
         _option("--turn-secret-file", "FILE", "The secret shared with it (static-auth-secret).", _ACCESS),
     ] = None,
+    turn_lifetime: Annotated[
+        float,
+        typer.Option(
+            "--turn-lifetime",
+            metavar="SECONDS",
+            help="How long these credentials are good.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = 86_400,
     redis: Annotated[
         str,
-        _option("--redis", "URL", "Be one realm with all brokers at this Redis.", _CLUSTER),
+        _option(
+            "--redis", "URL", "Be one realm with all brokers at this Redis (no Redis Cluster).", _CLUSTER
+        ),
     ] = "",
     share_port: Annotated[
         bool, typer.Option("--share-port", help="Let others listen here too.", rich_help_panel=_CLUSTER)
@@ -161,6 +172,7 @@ def server(
             origins=tuple(origin or ["*"]),
             turn_urls=tuple(turn or ()),
             turn_secret_file=turn_secret_file,
+            turn_lifetime=turn_lifetime,
             redis=redis,
             share_port=share_port,
             drain=drain,

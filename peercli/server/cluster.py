@@ -7,6 +7,10 @@ in time (Redis may lose its memory), the node tells the sender itself. Nothing i
 a command that failed was carried out cannot be known.
 
 Without Redis a node goes on with what it has: its own clients reach each other, what is for others expires.
+Who was here and comes back is let in; nobody else can have got the id while the lease lasts.
+
+The scripts reach for keys as they find them, of all peers at once: that needs one Redis (with Sentinel and
+replicas, if wanted), and cannot be spread over the slots of a Redis Cluster.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from peercli.errors import UsageError
 from peercli.server import scripts
@@ -137,11 +141,24 @@ class Cluster:
         self._commands: list[tuple[str, list[Any], asyncio.Future[Any] | None]] = []
         self._routes: list[Any] = []  # arguments of the ROUTE that comes after `_commands`
         self._releases: list[tuple[str, str, str]] = []  # to be repeated until they are known to be done
+        # Without Redis:
+        self._lease_ends = 0.0  # from when on others may have got our clients' ids
+        self._left: dict[tuple[str, str], str] = {}  # by key and id: the identity of those who have left
+        self._returned: set[str] = set()  # links of those who are here without its knowing
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Cluster:
-        with suppress(*FAILURES):
-            await self._join()
+        """Join the others.
+
+        Raises:
+            UsageError: it is no Redis that can be used.
+        """
+        try:
+            with suppress(*FAILURES):
+                await self._join()
+        except UsageError:
+            await self._close()
+            raise
         self.task = asyncio.create_task(self._run(), name="broker cluster")
         return self
 
@@ -156,6 +173,9 @@ class Cluster:
                     await self._flush()
                     await self._eval(scripts.JOIN, [self._node, -1])  # the others may bury us
         self._go_down()
+        await self._close()
+
+    async def _close(self) -> None:
         for redis in (self._redis, self._reader):
             await redis.aclose()
 
@@ -185,21 +205,39 @@ class Cluster:
         except FAILURES:
             self.release(key, peer_id, link)  # it may have been carried out
             return "away", []
-        parcels = []
-        for entry in held:
-            src, ref, data = entry.split(b"\t", 2)
-            parcels.append(Parcel(src.decode(), ref.decode(), data))
-        return ("away" if status == b"lapsed" else status.decode()), parcels
+        return ("away" if status == b"lapsed" else status.decode()), _parcels(held)
 
     def settle(self, key: str, peer_id: str, held: list[Parcel]) -> None:
         """The client that claimed the id is in, or has gone already: what waited for it goes its way."""
         waiting = self._claiming.pop((key, peer_id), [])
         self._hand_out(key, peer_id, [*held, *waiting])
 
-    def release(self, key: str, peer_id: str, link: str) -> None:
-        """A client has gone; nothing happens if the id has moved on."""
+    def release(self, key: str, peer_id: str, link: str, identity: str = "") -> None:
+        """A client has gone; nothing happens if the id has moved on.
+
+        Args:
+            identity: of a client that was let in, and may come back.
+        """
         self._releases.append((key, peer_id, link))
+        if identity and not self.up:
+            self._left[key, peer_id] = identity
         self._wake.set()
+
+    def let_back(self, key: str, peer_id: str, identity: str, link: str, *, here: bool) -> bool:
+        """Redis is away: may this client come in all the same, since the id is still its own?
+
+        So it is if the client is still `here`, with an older socket. If it has left since, the others know
+        the id as ours for as long as our lease lasts.
+        """
+        if self.up:  # by now; it had better ask again
+            return False
+        left = self._left.get((key, peer_id)) == identity and self._loop.time() < self._lease_ends
+        if not (here or left):
+            return False
+        self._returned.add(link)
+        if (claim := (key, peer_id, link)) in self._releases:
+            self._releases.remove(claim)  # it may have been carried out; it will be made again
+        return True
 
     async def ids(self, key: str) -> list[str] | None:
         """The ids of all clients of a key, at every broker; None if that cannot be told now."""
@@ -303,26 +341,37 @@ class Cluster:
         self._routes.clear()  # those that wait for them will be told
 
     async def _join(self) -> None:
-        """Be a node of the realm: the same as before if the others still know it, or a new one."""
-        lease = round(self._lease * 1000)
-        if not self._node or not await self._eval(scripts.TICK, [self._node, lease]):
+        """Be a node of the realm: the same as before if the others still know it, or a new one.
+
+        Raises:
+            UsageError: it is a Redis Cluster.
+        """
+        await self._refuse_redis_cluster()
+        if not self._node or not await self._tick():
             self._node, self._last = secrets.token_hex(8), "0-0"
             self._releases.clear()
             self._delivered.clear()
             self._give_up(list(self._sent.values()))
             self._sent.clear()
-            await self._eval(scripts.JOIN, [self._node, lease])
-            for key, peer_id, link, identity, limit in self._local.clients():
-                arguments = [key, peer_id, self._node, link, _digest(identity), limit]
-                status, *held = await self._eval(scripts.CLAIM, arguments)
-                if status == b"taken":
-                    self._local.dispossess(key, peer_id, link)
-                for entry in held:
-                    src, ref, data = entry.split(b"\t", 2)
-                    self._hand_out(key, peer_id, [Parcel(src.decode(), ref.decode(), data)])
+            await self._eval(scripts.JOIN, [self._node, round(self._lease * 1000)])
+            self._returned = {link for _, _, link, _, _ in self._local.clients()}
+        while returned := self._returned.copy():
+            for client in self._local.clients():
+                if client[2] in returned:
+                    await self._claim_again(*client)
+            self._returned -= returned  # more may have come meanwhile
+        self._left.clear()
         self.up = True
         self._wake.set()
         log.info("one realm with the brokers at Redis, as node %s", self._node)
+
+    async def _claim_again(self, key: str, peer_id: str, link: str, identity: str, limit: int) -> None:
+        """Let Redis know of a client that was let in without it."""
+        arguments = [key, peer_id, self._node, link, _digest(identity), limit]
+        status, *held = await self._eval(scripts.CLAIM, arguments)
+        if status == b"taken":
+            self._local.dispossess(key, peer_id, link)
+        self._hand_out(key, peer_id, _parcels(held))
 
     async def _read(self) -> None:
         """Take in what has come for this node, or nothing within BLOCK."""
@@ -344,10 +393,27 @@ class Cluster:
         self._wake.clear()
         if (now := self._loop.time()) >= self._tick_at:
             self._tick_at = now + TICK
-            if not await self._eval(scripts.TICK, [self._node, round(self._lease * 1000)]):
+            if not await self._tick():
                 raise ConnectionError("the others took us for dead")
             self._look_for_lost()
         await self._flush()
+
+    async def _tick(self) -> bool:
+        """Prolong the lease; False if it has ended, and the others have taken us for dead."""
+        ends = self._loop.time() + self._lease
+        if not await self._eval(scripts.TICK, [self._node, round(self._lease * 1000)]):
+            return False
+        self._lease_ends = ends
+        return True
+
+    async def _refuse_redis_cluster(self) -> None:
+        with suppress(ResponseError):  # it may forbid to ask
+            found = await self._redis.info("cluster")
+            if found.get("cluster_enabled"):
+                raise UsageError(
+                    "a Redis Cluster cannot hold a realm, as its parts share no keys",
+                    hint="give the URL of a single Redis; Sentinel may stand behind it",
+                )
 
     def _look_for_lost(self) -> None:
         now = self._loop.time()
@@ -405,6 +471,12 @@ class Cluster:
 
     async def _eval(self, script: str, arguments: list[Any]) -> Any:
         return await self._redis.eval(script, 0, *arguments)
+
+
+def _parcels(held: list[bytes]) -> list[Parcel]:
+    """What a claim found waiting in Redis."""
+    entries = (entry.split(b"\t", 2) for entry in held)
+    return [Parcel(src.decode(), ref.decode(), data) for src, ref, data in entries]
 
 
 def _digest(identity: str) -> str:

@@ -1,7 +1,11 @@
 """WebSocket frames, the server's side (RFC 6455, section 5). PURE: bytes in, messages out.
 
-Written here rather than taken from a library because a broker does little else: with frames cut straight out
-of what the socket gave, an idle client costs no buffer, and a busy one no coroutine.
+Written here rather than taken from a library because a broker does little else, and none fits. CPU seconds
+that the same small relay took on each for 100,000 messages, 8 at a time and one by one, by
+`python -m tests.bench sockets`: on this 0.51 and 1.62, picows 2.3 0.85 and 1.39, aiohttp 3.14 1.56 and 2.61,
+websockets 17 2.55 and 4.07. picows, the one as quick, does not take Firefox's handshake (`Connection:
+keep-alive, Upgrade`), answers neither OPTIONS nor HEAD on the same port, leaves it to its user to join and to
+bound messages that come in several frames, and keeps a buffer for every idle client.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ class ServerOptions:
                 raise UsageError(f"{url!r} is no TURN server", hint="write turn:host:port?transport=udp")
         if self.share_port and not self.redis:
             raise UsageError("brokers on one port have to be one realm", hint="--redis URL makes them so")
-        if self.drain < 0 or self.turn_lifetime <= 0:
+        if self.drain < 0:
             raise UsageError("a time cannot be negative")
+        if self.turn_lifetime < 1:
+            raise UsageError("TURN credentials must be good for a second at least")
         if self.proxied < 0:
             raise UsageError("the number of proxies cannot be negative")

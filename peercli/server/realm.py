@@ -140,7 +140,8 @@ class Realm(Generic[Link]):
     for one peer: a sender beyond them hears EXPIRE at once, and nothing of it is kept for that peer.
 
     Where the realm is `shared` with other brokers, messages for those who are not here are handed out instead
-    (`Elsewhere`). `gone` is called with each client that has lost its link, by whatever way.
+    (`Elsewhere`). `gone` is called with the id, the token and the link of each client that has lost its link,
+    by whatever way.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Realm(Generic[Link]):
         max_held: int,
         max_held_per_peer: int,
         shared: bool = False,
-        gone: Callable[[str, Link], None] = lambda peer_id, link: None,
+        gone: Callable[[str, str, Link], None] = lambda peer_id, token, link: None,
     ) -> None:
         self._expire_timeout = expire_timeout
         self._alive_timeout = alive_timeout
@@ -280,7 +281,7 @@ class Realm(Generic[Link]):
     def _remove(self, client: _Client[Link]) -> None:
         del self._clients[client.id]
         del self._links[client.link]
-        self._gone(client.id, client.link)
+        self._gone(client.id, client.token, client.link)
 
     def hold(self, src: str, dst: str, data: bytes, now: float) -> Effects[Link]:
         """Keep a message for an absent peer."""

@@ -261,10 +261,16 @@ async def test_ice(secret: Path) -> None:
         assert status == 200
         assert headers["Cache-Control"] == "no-store"
         assert json.loads(body)["iceServers"][0]["urls"] == ["turn:t.example"]
+        assert json.loads(body)["ttl"] == 86_400
         assert (await get(server.url + "other/ice"))[0] == 401
     async with serve(**turn, auth_secret_file=secret) as server:
         assert (await get(server.url + "peerjs/ice?id=a&token=b"))[0] == 401
         token = sign_token(SECRET, "peerjs", "a", int(time.time()) + 60)
         assert (await get(f"{server.url}peerjs/ice?id=a&token={token}"))[0] == 200
+    async with serve(**turn, turn_lifetime=600.0) as server:
+        offered = json.loads((await get(server.url + "peerjs/ice"))[2])
+        assert offered["ttl"] == 600
+        ends_at = int(offered["iceServers"][0]["username"].partition(":")[0])
+        assert 0 < ends_at - time.time() <= 600
     async with serve() as server:
         assert (await get(server.url + "peerjs/ice"))[0] == 404

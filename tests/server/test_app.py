@@ -56,6 +56,8 @@ def test_path_is_normalised(given: str, path: str) -> None:
         {"tls_cert": Path("cert.pem")},
         {"tls_key": Path("key.pem")},
         {"proxied": -1},
+        {"turn_lifetime": 0.5},
+        {"drain": -1.0},
     ],
 )
 def test_impossible_options(wrong: dict[str, Any]) -> None:
@@ -294,7 +296,7 @@ async def test_too_many_connections_from_one_address() -> None:
         async with client(server.url, "c", local_addr=("127.0.0.2", 0)):
             pass
         idle[1].close()
-        await becomes(lambda: server._connections["127.0.0.1"] == 2)
+        await becomes(lambda: server.door.connections("127.0.0.1") == 2)
         async with client(server.url, "d"):
             pass
 
@@ -358,7 +360,7 @@ async def test_under_attack_the_others_are_served() -> None:
             await send(a, "OFFER", dst="b", payload=n)
             assert (await receive(b))["payload"] == n
             await asyncio.sleep(0.05)
-        assert all(count <= 40 for count in server._connections.values())
+        assert server.door.most() <= 40
         assert len(server.peers) <= 2 + 40 + 3
         for task in attacks:
             task.cancel()

@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from peercli.errors import UsageError
+from peercli.server import cluster
 from peercli.server.app import Server
 from peercli.server.options import Limits, ServerOptions
 from tests.brokers import redis_server, socket_url
@@ -38,7 +39,7 @@ async def becomes(condition: Callable[[], bool]) -> None:
 
 
 def up(server: Server) -> bool:
-    return server._cluster is not None and server._cluster.up
+    return server.sessions.cluster is not None and server.sessions.cluster.up
 
 
 async def test_a_message_finds_its_peer_wherever_it_is(tmp_path: Path) -> None:
@@ -60,9 +61,9 @@ async def test_a_message_finds_its_peer_wherever_it_is(tmp_path: Path) -> None:
         await send(c, "LEAVE", dst="b")
         assert [(await receive(b))["type"] for _ in range(2)] == ["LEAVE", "LEAVE"]
         for server in (one, two, three):
-            assert server._cluster is not None
-            cluster = server._cluster
-            await becomes(lambda cluster=cluster: cluster.under_way == 0)  # type: ignore[misc]
+            joined = server.sessions.cluster
+            assert joined is not None
+            await becomes(lambda joined=joined: joined.under_way == 0)  # type: ignore[misc]
 
 
 async def test_an_id_is_unique_and_moves_with_its_token(tmp_path: Path) -> None:
@@ -161,6 +162,62 @@ async def test_without_redis(tmp_path: Path) -> None:
             assert (await receive(c))["payload"] == 2
             async with client(one.url, "d"):
                 pass
+
+
+async def test_without_redis_clients_come_back_with_their_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """…to where they were: the id cannot have become another's while the broker's lease lasts."""
+    monkeypatch.setattr(cluster, "MAX_LEASE", 60.0)
+
+    async def refused(url: str, id: str, token: str) -> str:
+        async with connect(socket_url(url, id=id, token=token)) as socket:
+            message = await receive(socket)
+            assert await ends(socket)
+            return f"{message['type']}: {message['payload']['msg']}"
+
+    async with (
+        redis_server(tmp_path) as url,
+        Wire(url, tmp_path / "wire") as wire,
+        broker(url) as one,
+        broker(wire.url) as two,
+        client(one.url, "far") as far,
+        client(two.url, "near") as near,
+        client(two.url, "stays", "t") as stays,
+    ):
+        async with client(two.url, "leaves", "t"), client(two.url, "gone", "t"):
+            wire.cut()
+            await becomes(lambda: not up(two))
+        await becomes(lambda: two.peers == ["near", "stays"])
+        assert "try again" in await refused(two.url, "leaves", "another")
+        assert "try again" in await refused(two.url, "new", "t")
+        async with client(two.url, "stays", "t") as again, client(two.url, "leaves", "t") as back:
+            assert await ends(stays)
+            for dst, socket in (("stays", again), ("leaves", back)):
+                await send(near, "OFFER", dst=dst)
+                assert (await receive(socket))["src"] == "near"
+            assert "ID-TAKEN" in await refused(one.url, "leaves", "another")
+            wire.mend()
+            await becomes(lambda: up(two))
+            for dst, socket in (("stays", again), ("leaves", back)):
+                await send(far, "OFFER", dst=dst)
+                assert (await receive(socket))["src"] == "far"
+            assert "ID-TAKEN" in await refused(one.url, "stays", "another")
+
+        wire.cut()
+        await becomes(lambda: not up(two))
+        assert two.sessions.cluster is not None
+        two.sessions.cluster._lease_ends = 0.0  # as time would
+        assert "try again" in await refused(two.url, "gone", "t")
+        await becomes(lambda: two.peers == ["near"])
+        assert "try again" in await refused(two.url, "leaves", "t")
+
+
+async def test_a_redis_cluster_is_refused(tmp_path: Path) -> None:
+    async with redis_server(tmp_path, "--cluster-enabled", "yes", "--cluster-port", "0") as url:
+        with pytest.raises(UsageError, match="Redis Cluster"):
+            async with broker(url):
+                pytest.fail("it listens")
 
 
 async def test_a_broker_that_is_cut_off(tmp_path: Path) -> None:
