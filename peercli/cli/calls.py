@@ -32,6 +32,9 @@ class CallView:
         self.studio: Studio | None = None
         self._live = sys.stderr.isatty() and console.verbosity >= 0 and not console.json
         self._drawn = False
+        self._calls: set[str] = set()
+        self._stats: CallStats | None = None
+        self._with_words = False
 
     async def report(self, event: Event) -> None:
         """Show an event."""
@@ -39,6 +42,8 @@ class CallView:
             self._draw(event)
             return
         self._wipe()
+        if isinstance(event, Close):
+            self._end(event.connection)
         if self._console.json or not self._explain(event):
             await self._console.report(event)
         else:
@@ -50,7 +55,8 @@ class CallView:
             case Calling(peer, _, metadata, incoming):
                 about = f" ({metadata})" if metadata is not None else ""
                 say(f"{peer}{about} is calling" if incoming else f"Calling {peer}, Ctrl-C hangs up")
-            case Answered(peer, _, audio, video):
+            case Answered(peer, connection, audio, video):
+                self._begin(connection)
                 what = " and ".join(["sound"] * audio + ["pictures"] * video)
                 say(f"In a call with {peer}, who sends {what or 'nothing'}")
             case Recorded(_, _, path, pictures, left_out):
@@ -65,8 +71,25 @@ class CallView:
                 return False
         return True
 
+    def _begin(self, connection: str) -> None:
+        if self._live:
+            self._calls.add(connection)
+            self._console.keys.listen(self._pressed)
+
+    def _end(self, connection: str) -> None:
+        if connection in self._calls:
+            self._calls.remove(connection)
+            self._console.keys.leave(self._pressed)
+
+    def _pressed(self, key: str) -> None:
+        if key == "v":
+            self._with_words = not self._with_words
+            if self._stats is not None:
+                self._draw(self._stats)
+
     def _draw(self, stats: CallStats) -> None:
-        text = stats_line(stats)
+        self._stats = stats
+        text = printable(self._console.words()) if self._with_words else stats_line(stats)
         view = self.studio.view if self.studio is not None else None
         if view is not None:
             view.say(text)

@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, Protocol
 
 from peercli.cli.exits import exit_for
+from peercli.cli.keys import Keys
 from peercli.cli.log import Log
 from peercli.errors import PeerError, StorageFailed
 from peercli.protocol.jsontext import to_json
@@ -107,6 +108,9 @@ class Console:
         """Prints a line of stderr, while something else is drawn there."""
         self.regretted: PeerError | None = None
         self.log: Log | None = None
+        self.keys = Keys()
+        self.proved: Callable[[], list[tuple[str, str]]] = list
+        """Who is connected and has proved something, and the words that the two have in common."""
         self._payload = payload
         self.verbosity = verbosity
         self._stdout = FdSink(1)
@@ -124,6 +128,16 @@ class Console:
         """A line on stderr for people; `level` 1 needs `-v`."""
         if not self.json and level <= self.verbosity:
             self._to_stderr(printable(text))
+
+    def words(self) -> str:
+        """What there is to compare with whoever is connected, on a line."""
+        match self.proved():
+            case []:
+                return "There are no words to compare: nobody has proved a secret or a key"
+            case [(_, words)]:
+                return f"Compare with the other side: {words}"
+            case several:
+                return "; ".join(f"Compare with {peer}: {words}" for peer, words in several)
 
     async def report(self, event: Event) -> None:
         """Show an event."""

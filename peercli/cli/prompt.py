@@ -16,6 +16,8 @@ from peercli.services.streams import FdSource, lines
 
 __all__ = ["messages_from_stdin"]
 
+VERIFY = "/verify"  # a line that is not sent, but shows the words to compare
+
 
 @asynccontextmanager
 async def messages_from_stdin(*, as_json: bool, console: Console) -> AsyncIterator[AsyncIterator[Any]]:
@@ -29,7 +31,7 @@ async def messages_from_stdin(*, as_json: bool, console: Console) -> AsyncIterat
 
         with patch_stdout():
             console.around_prompt()
-            yield _parsed(_prompted(), as_json=as_json)
+            yield _parsed(_prompted(console), as_json=as_json)
         return
     async with FdSource(0) as stdin:
         yield _parsed(lines(stdin), as_json=as_json)
@@ -52,16 +54,20 @@ def _value(line: str, number: int) -> Any:
         raise UsageError(f"line {number} of stdin is not JSON: {error}") from None
 
 
-async def _prompted() -> AsyncIterator[str]:
+async def _prompted(console: Console) -> AsyncIterator[str]:
     from prompt_toolkit import PromptSession
 
     session: PromptSession[str] = PromptSession()
     while True:
         try:
             # SIGINT is ours to handle; left to it, prompt_toolkit would take it and not give it back.
-            yield await session.prompt_async("> ", handle_sigint=False)
+            line = await session.prompt_async("> ", handle_sigint=False)
         except EOFError:
             return
         except KeyboardInterrupt:  # the key, which is no signal while a prompt reads the terminal
             signal.raise_signal(signal.SIGINT)
             await asyncio.Event().wait()
+        if line == VERIFY:
+            console.status(console.words())
+        else:
+            yield line

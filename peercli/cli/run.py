@@ -57,6 +57,7 @@ async def _supervise(work: Callable[[Console], Awaitable[None]], console: Consol
 
     def interrupt(code: Exit) -> None:
         if received:
+            console.keys.give_back()
             os._exit(code)
         received.append(code)
         task.cancel()
@@ -71,6 +72,7 @@ async def _supervise(work: Callable[[Console], Awaitable[None]], console: Consol
     except Exception as error:  # noqa: BLE001  the one place where everything ends
         return received[0] if received else await explain(error, console)
     finally:
+        console.keys.give_back()
         await console.close()
     if received:
         return received[0]

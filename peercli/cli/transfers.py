@@ -92,6 +92,17 @@ class TransferView:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+            self._console.keys.leave(self._pressed)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Let a question have the terminal."""
+        with self._console.keys.left_alone():
+            yield
+
+    def _pressed(self, key: str) -> None:
+        if key == "v":
+            self._console.status(self._console.words())
 
     def _explain(self, event: Event) -> bool:
         match event:
@@ -152,6 +163,7 @@ class TransferView:
             return
         if self._bar is None:
             self._bar = _Bar(self._console)
+            self._console.keys.listen(self._pressed)
         self._bar.show(progress, self._routes.get(progress.peer, ""))
 
 
@@ -252,7 +264,8 @@ def inbox_for(
 
     async def consent(offer: FilesOffered) -> bool:
         if not agreed:
-            return await ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
+            with view.asking():
+                return await ask(f"{offer.peer} offers {offer_text(offer)}. Save to {folder}?")
         view.announce(offer)
         return True
 

@@ -124,7 +124,8 @@ class Trust:
         bool,
         typer.Option(
             "--verify",
-            help="Show words that are the same on both sides, unless somebody is in between.",
+            help="Show words that are the same on both sides, unless somebody is in between; so does v, "
+            "while progress or a call is shown, and /verify at the prompt of connect.",
             rich_help_panel=_PANEL,
         ),
     ] = False
@@ -208,6 +209,7 @@ class Trust:
 
     def _watched(self, console: Console, peer: Peer) -> Peer:
         peer.on("authenticated", functools.partial(self._authenticated, console))
+        console.proved = functools.partial(_words_with, peer)
         return peer
 
     def _credentials(self, secret: str | None, **options: Any) -> Credentials:
@@ -225,14 +227,13 @@ class Trust:
         return Credentials(secret, identity, introduce=bool(self.remember), **options)
 
     async def _authenticated(self, console: Console, connection: Connection, proven: Proven) -> None:
-        from peercli.protocol.codes import spoken
         from peercli.services.events import Authenticated, Remembered, Verify
         from peercli.services.keyring import Keyring, fingerprint
 
         proved = Authenticated(connection.peer, connection.connection_id, proven.secret, proven.name)
         await console.report(proved)
         if self.verify:
-            await console.report(Verify(connection.peer, spoken(proven.derive("words"))))
+            await console.report(Verify(connection.peer, _words_of(proven)))
         if self.remember and proven.key is None:
             console.status("The peer did not tell its key: it needs --remember, too")
         elif self.remember and proven.key is not None:
@@ -262,6 +263,20 @@ class Trust:
         if secret == "":
             raise UsageError("the secret is empty")
         return secret
+
+
+def _words_of(proven: Proven) -> str:
+    from peercli.protocol.codes import spoken
+
+    return spoken(proven.derive("words"))
+
+
+def _words_with(peer: Peer) -> list[tuple[str, str]]:
+    return [
+        (connection.peer, _words_of(connection.proven))
+        for connection in peer.live
+        if connection.proven is not None and (connection.proven.secret or connection.proven.name)
+    ]
 
 
 def _draw_qr(text: str) -> None:

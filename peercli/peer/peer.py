@@ -337,6 +337,11 @@ class Peer(Emitter):
         return " or ".join(broker.url for broker in self.brokers)
 
     @property
+    def live(self) -> list[Connection]:
+        """The connections, calls too, that are open or in the making."""
+        return list(self._connections.values())
+
+    @property
     def active(self) -> int:
         """How many connections are open or in the making."""
         return len(self._connections)
