@@ -63,8 +63,11 @@ class Session:
         _lib.BIO_write(self._in, _ffi.from_buffer(records), len(records))
         read, ssl, plain, size, view = _lib.SSL_read, self._ssl, self._plain, _RECORD_BYTES, _ffi.buffer
         packets: list[bytes] = []
+        alone = len(records) == _length(records, 0)  # to hear that there is no more costs as much as a record
         while (count := read(ssl, plain, size)) > 0:
             packets.append(view(plain, count)[:])
+            if alone:
+                return packets
         try:
             self._connection._raise_ssl_error(ssl, count)
         except SSL.WantReadError:
@@ -124,7 +127,7 @@ def cut(glued: bytes | memoryview, segment: int) -> tuple[list[memoryview], list
     return pieces, others
 
 
-def _length(view: memoryview, start: int) -> int:
+def _length(view: bytes | memoryview, start: int) -> int:
     """The length of the record or message there, header and all; of anything else, all that is left."""
     if view[start] in _DTLS_TYPES:  # RFC 6347 section 4.1
         return 13 + int.from_bytes(view[start + 11 : start + 13], "big")
