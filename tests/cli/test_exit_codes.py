@@ -50,10 +50,15 @@ def ended_by(number: signal.Signals) -> Case:
     return case
 
 
-async def broken_library(shell: Shell, folder: Path) -> Done:
+def without(library: str) -> Case:
     """A file of the user's has the name of a library that is needed, and does something else."""
-    (folder / "msgpack.py").write_text("print(1 / 0)")
-    return await shell.run("connect", "somebody", env={"PYTHONPATH": str(folder)})
+
+    async def case(shell: Shell, folder: Path) -> Done:
+        (folder / library).mkdir()
+        (folder / library / f"{library}.py").write_text("print(1 / 0)")
+        return await shell.run("connect", "somebody", env={"PYTHONPATH": str(folder / library)})
+
+    return case
 
 
 async def peer_gone(shell: Shell, folder: Path) -> Done:
@@ -102,7 +107,10 @@ async def reader_gone(shell: Shell, folder: Path) -> Done:
 
 TABLE: dict[Exit, tuple[Case, ...]] = {
     Exit.DONE: (alone("--version"), beside(("listen",), ("connect", "ID"))),
-    Exit.FAULT: (broken_library,),
+    Exit.FAULT: (
+        without("msgpack"),
+        without("platformdirs"),
+    ),  # while it works, and while it reads its options
     Exit.USAGE: (
         alone("pipe", "--no-such-option"),
         alone("pipe", "--server", "ftp://x", "y"),

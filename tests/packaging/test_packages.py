@@ -105,7 +105,7 @@ def test_wheel_and_sdist(dist: Path, tmp_path: Path) -> None:
     assert said.count("PASSED") == 2
 
 
-@pytest.mark.timeout(PATIENCE)
+@pytest.mark.timeout(2 * PATIENCE)
 def test_first_command_of_the_readme(dist: Path, tmp_path: Path) -> None:
     """From a fresh copy, on a fresh home: a virtual environment, and a demo. Then it has all that is its."""
     home = tmp_path / "home"
@@ -151,7 +151,7 @@ def test_pipx(dist: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "pipx", "install", only(dist, "*.whl"), home=tmp_path, **places)
     command = tmp_path / "bin/peercli"
     assert run(command, "--version", home=tmp_path) == f"peercli {peercli.__version__}\n"
-    run(command, "demo", "--quiet", home=tmp_path)
+    run(command, "call", "--list-devices", home=tmp_path)  # which needs the libraries that are not Python
     assert (tmp_path / "man/man1/peercli-pipe.1").is_file()
     assert (tmp_path / "man/man7/peercli-protocols.7").is_file()
 

@@ -37,7 +37,7 @@ cron pipe "$id" > piped
 # What cannot be says why, names and all.
 ends_with 2 cron send-file "$id" 'nicht da – 🥦'
 ends_with 4 cron connect "niemand-🥦"
-ends_with 2 cron call "$id"  # there is no camera
+ends_with 2 cron call "$id" --video screen  # there is none
 ends_with 2 cron listen --secret -  # there is nobody to ask
 grep -q 'nicht da – 🥦' errors
 grep -q 'niemand-🥦' errors

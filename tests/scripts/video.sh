@@ -7,7 +7,7 @@ peercli call --id "$id" --video none --audio none --record call.mkv 2> record.lo
 recorder=$!
 ready record.log
 
-ffmpeg -loglevel error -re -f lavfi -i testsrc=size=320x240:rate=15 -f lavfi -i sine=frequency=440 -t 4 \
+ffmpeg -loglevel error -re -f lavfi -i testsrc=size=320x240:rate=15 -f lavfi -i sine=frequency=440 -t 6 \
   -c:v mpeg2video -c:a mp2 -f mpegts - |
   peercli call "$id" --file - --quiet
 wait "$recorder"
