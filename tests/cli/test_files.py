@@ -157,6 +157,18 @@ async def test_streams(shell: Shell, tmp_path: Path) -> None:
     assert (tmp_path / "called so").read_bytes() == data
 
 
+async def test_a_reader_that_has_seen_enough(shell: Shell, tmp_path: Path) -> None:
+    """141 for the receiver; and its sender is told so, and does not try again."""
+    box, source = fresh("box"), random_file(tmp_path / "source", 5_000_000)
+    script = f"peercli receive-file --id {box} -o - | head -c 10; echo :${{PIPESTATUS[0]}}"
+    async with shell.script(script) as receiver:
+        await receiver.says("Listening as")
+        sent = await shell.run("send-file", box, str(source))
+        assert await receiver.read() == source.read_bytes()[:10] + b":141\n"
+    assert sent.code == 9
+    assert "peercli: the far side could not keep the data: nobody reads it any more\n" in sent.err
+
+
 @pytest.mark.parametrize(
     ("policy", "codes", "files"),
     [

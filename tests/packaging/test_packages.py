@@ -18,10 +18,7 @@ from tests.generated import ROOT
 HERE = Path(sys.executable).parent
 PATIENCE = 300  # s for pip to fetch and install all that peercli needs
 SHARED = (
-    "share/man/man1/peercli.1",
-    "share/man/man1/peercli-pipe.1",
-    "share/man/man5/peercli-config.5",
-    "share/man/man7/peercli-protocols.7",
+    *(f"share/{page.relative_to(ROOT)}" for page in sorted((ROOT / "man").glob("man?/*"))),
     "share/bash-completion/completions/peercli",
     "share/zsh/site-functions/_peercli",
     "share/fish/vendor_completions.d/peercli.fish",

@@ -127,11 +127,14 @@ class Line:
     async def _take_leave(self, error: BaseException) -> None:
         if self.over or self._side.left:
             return
+        message = error.message if isinstance(error, PeerError) else ""
         match error:
             case ProtocolError():
                 reason = "protocol"
             case StorageFailed():
                 reason = "storage"
+            case BrokenPipeError():
+                reason, message = "storage", "nobody reads it any more"
             case ConnectionLost() | ConnectionClosed():
                 return
             case asyncio.CancelledError():
@@ -139,7 +142,7 @@ class Line:
             case _:
                 reason = "internal"
         self._side.outbox.clear()
-        self._side.cancel(reason, error.message if isinstance(error, PeerError) else "")
+        self._side.cancel(reason, message)
         with contextlib.suppress(PeerError, TimeoutError):
             async with asyncio.timeout(FAREWELL_TIMEOUT):
                 await self._connection.send(self._side.outbox.pop())
