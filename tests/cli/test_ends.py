@@ -21,12 +21,12 @@ CODES = {INT: 130, TERM: 143, HUP: 129}
 
 
 @asynccontextmanager
-async def silence() -> AsyncIterator[tuple[str, asyncio.Semaphore]]:
-    """A broker that takes connections and says nothing: its address, and a count of those."""
-    taken = asyncio.Semaphore(0)
+async def silence() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A broker that takes connections and says nothing: its address, and whether somebody has come."""
+    taken = asyncio.Event()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        taken.release()
+        taken.set()
         await reader.read()
         writer.close()
 
@@ -47,13 +47,20 @@ async def ended_by(number: signal.Signals, command: Command) -> None:
 
 async def test_signals_while_the_broker_says_nothing() -> None:
     """Ctrl-C ends the wait for a broker, in every command that has one."""
-    async with silence() as (url, taken), AsyncExitStack() as life:
-        shell = Shell(url)
-        lines = ("pipe",), ("pipe", "x"), ("connect", "x"), ("listen",), ("peers",)
-        commands = [await life.enter_async_context(shell.peercli(*line)) for line in lines]
-        for _ in commands:
-            await taken.acquire()
-        await asyncio.gather(*map(ended_by, (INT, TERM, INT, HUP, INT), commands))
+
+    async def case(number: signal.Signals, *line: str) -> None:
+        # Each has a broker of its own: some connect more than once, and count for those who still start.
+        async with silence() as (url, taken), Shell(url).peercli(*line) as command:
+            await taken.wait()
+            await ended_by(number, command)
+
+    await asyncio.gather(
+        case(INT, "pipe"),
+        case(TERM, "pipe", "x"),
+        case(INT, "connect", "x"),
+        case(HUP, "listen"),
+        case(INT, "peers"),
+    )
 
 
 async def test_signals_while_waiting_for_a_peer(shell: Shell) -> None:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import uuid
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.typing import Subprotocol
 
 from tests.brokers import BROKERS, BrokerFactory, port_of, socket_url
-from tests.server.clients import QUIET, client, ends, get, hears_nothing, receive, send
+from tests.server.certificates import make_certificate
+from tests.server.clients import QUIET, SOON, client, ends, get, has_left, hears_nothing, receive, send
 
 IGNORED = [
     '{"type":"NOTHING","dst":"b"}',
@@ -46,6 +51,11 @@ MALFORMED = [
     '{"a":NaN}',
     "[" * 99,
 ]
+HELLO = (
+    "GET /peerjs?key=peerjs&id=a&token=t HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    "Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @pytest.fixture(params=sorted(BROKERS))
@@ -90,6 +100,19 @@ async def test_http(broker: BrokerFactory, ours: bool) -> None:
         assert (await get(url + "wrong/id"))[0] == (401 if ours else 200)
 
 
+async def test_a_connection_serves_several_requests(broker: BrokerFactory) -> None:
+    async with broker() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        for _ in range(3):
+            writer.write(b"GET /peerjs/id HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(SOON):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert b"HTTP/1.1 200 OK" in head
+                assert b"Content-Length: 36\r\n" in head
+                uuid.UUID((await reader.readexactly(36)).decode())
+        writer.close()
+
+
 async def test_path_and_key(broker: BrokerFactory) -> None:
     async with broker(path="/some/where/", key="k-1") as url:
         assert url.endswith("/some/where/")
@@ -118,6 +141,8 @@ async def test_discovery(broker: BrokerFactory, ours: bool) -> None:
         async with client(url, "a"), client(url, "b"):
             assert sorted(json.loads((await get(url + "peerjs/peers"))[2])) == ["a", "b"]
             assert (await get(url + "wrong/peers"))[0] == (401 if ours else 200)
+        for id in "ab":
+            await has_left(url, id)
 
 
 @pytest.mark.parametrize("cors", [None, ["https://a.example", "https://b.example"]])
@@ -144,6 +169,78 @@ async def test_cors(broker: BrokerFactory, cors: list[str] | None) -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
+# The socket -----------------------------------------------------------------------------------------
+
+
+async def test_tls(broker: BrokerFactory, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path, "localhost")
+    trust = ssl.create_default_context(cafile=cert)
+    async with broker(tls_cert=cert, tls_key=key) as url:
+        assert url.startswith("https://")
+        async with client(url.replace("127.0.0.1", "localhost"), "a", ssl=trust) as socket:
+            await send(socket, "OFFER", dst="a", payload=1)
+            assert (await receive(socket))["payload"] == 1
+
+
+async def test_handshake(broker: BrokerFactory) -> None:
+    """The first subprotocol that is offered is taken, and no compression."""
+    offered = [Subprotocol("one"), Subprotocol("two")]
+    async with broker() as url, client(url, "a", subprotocols=offered) as socket:
+        assert socket.subprotocol == "one"
+        assert socket.response is not None
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+
+@pytest.mark.parametrize(
+    ("header", "wrong", "by_ours"),
+    [
+        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 99", b"426"),
+        ("AAAAAAAAAAAAAAAAAAAAAA==", "short", b"400"),
+        ("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", "", b"400"),
+    ],
+    ids=["version", "short key", "no key"],
+)
+async def test_handshake_that_is_none(
+    broker: BrokerFactory, ours: bool, header: str, wrong: str, by_ours: bytes
+) -> None:
+    """PeerServer answers 400 to all of them; ours to a strange version what RFC 6455 asks for."""
+    async with broker() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        writer.write(HELLO.replace(header, wrong).encode())
+        async with asyncio.timeout(SOON):
+            assert (await reader.readline()).split()[1] == (by_ours if ours else b"400")
+        writer.close()
+
+
+async def test_what_comes_with_the_handshake_is_heard(broker: BrokerFactory) -> None:
+    early = Frame(Opcode.TEXT, b'{"type":"OFFER","dst":"a","payload":1}').serialize(mask=True)
+    async with broker() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        writer.write(HELLO.encode() + early)
+        async with asyncio.timeout(SOON):
+            await reader.readuntil(b"OPEN")
+            await reader.readuntil(b'{"type":"OFFER","src":"a","dst":"a","payload":1}')
+        writer.close()
+
+
+async def test_pings_are_answered(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as socket, asyncio.timeout(SOON):
+        await (await socket.ping(b"abc"))
+
+
+async def test_a_message_in_several_frames_is_one(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as a, client(url, "b") as b:
+        await a.send(['{"type":"OFFER",', '"dst":"b","pay', 'load":"é😀"}'])
+        assert (await receive(b))["payload"] == "é😀"
+
+
+async def test_what_is_relayed_is_text(broker: BrokerFactory) -> None:
+    async with broker() as url, client(url, "a") as a:
+        await a.send(b'{"type":"OFFER","dst":"a"}')
+        async with asyncio.timeout(SOON):
+            assert isinstance(await a.recv(), str)
+
+
 # Coming ---------------------------------------------------------------------------------------------
 
 
@@ -163,10 +260,29 @@ async def test_missing_parameters(broker: BrokerFactory) -> None:
                 assert await ends(socket)
 
 
-async def test_wrong_key(broker: BrokerFactory) -> None:
+async def test_wrong_key(broker: BrokerFactory, ours: bool) -> None:
+    """Only ours gives a reason when it closes, too."""
     async with broker() as url, connect(socket_url(url, id="a", token="t", key="other")) as socket:
         assert await receive(socket) == {"type": "ERROR", "payload": {"msg": "Invalid key provided"}}
         assert await ends(socket)
+        assert (socket.close_code, socket.close_reason) == (
+            (1008, "Invalid key provided") if ours else (1005, "")
+        )
+
+
+async def test_which_refusal_comes_first(broker: BrokerFactory, ours: bool) -> None:
+    async def heard(url: str, **query: str) -> str:
+        async with connect(socket_url(url, **query)) as socket:
+            message = await receive(socket)
+            return str(message.get("payload", {}).get("msg", message["type"]))
+
+    async with broker(concurrent_limit=1) as url, client(url, "a"):
+        assert "supplied" in await heard(url, key="wrong", id="a")
+        assert "key" in await heard(url, key="wrong", id="a", token="other")
+        assert "taken" in await heard(url, id="a", token="other")
+        assert "limit" in await heard(url, id="b", token="other")
+        if ours:  # PeerServer says nothing to who comes back
+            assert await heard(url, id="a", token="token") == "OPEN"
 
 
 async def test_valid_ids(broker: BrokerFactory) -> None:
@@ -203,11 +319,11 @@ async def test_id_taken(broker: BrokerFactory) -> None:
 
 
 async def test_id_is_free_after_leaving(broker: BrokerFactory) -> None:
-    async with broker() as url:
+    async with broker(allow_discovery=True) as url:
         for token in ("one", "two"):
             async with client(url, "a", token):
                 pass
-            await asyncio.sleep(QUIET)  # for the broker to see the end of it
+            await has_left(url, "a")
 
 
 async def test_concurrent_limit(broker: BrokerFactory) -> None:
@@ -250,6 +366,21 @@ async def test_relay(broker: BrokerFactory) -> None:
             assert await receive(a) == {"type": type, "src": "b", "dst": "a"}
             await a.send(json.dumps({"type": type, "dst": "b", "payload": 0}).encode())  # a binary frame
             assert await receive(b) == {"type": type, "src": "a", "dst": "b", "payload": 0}
+
+
+@pytest.mark.parametrize("payload", ["null", "false", "0", "-0.5e-3", '""', "[]", "{}", '"\\u0000\\/"'])
+async def test_any_json_is_a_payload(broker: BrokerFactory, payload: str) -> None:
+    async with broker() as url, client(url, "a") as a:
+        await a.send(f'{{"dst":"a", "payload" : {payload},\n"type":"OFFER"}}')
+        expected = {"type": "OFFER", "src": "a", "dst": "a", "payload": json.loads(payload)}
+        assert await receive(a) == expected
+
+
+async def test_half_a_character(broker: BrokerFactory, ours: bool) -> None:
+    """What JavaScript has cut inside an emoji: PeerServer passes the half on, ours a sign for it."""
+    async with broker() as url, client(url, "a") as a:
+        await a.send('{"type":"OFFER","dst":"a","payload":"x\\ud83d"}')
+        assert ord((await receive(a))["payload"][1]) == (0xFFFD if ours else 0xD83D)
 
 
 async def test_big_message(broker: BrokerFactory) -> None:
@@ -326,18 +457,39 @@ async def test_expire_comes_once_for_each_pair(broker: BrokerFactory) -> None:
             assert await hears_nothing(late)
 
 
+async def test_what_a_peer_has_sent_outlasts_it(broker: BrokerFactory) -> None:
+    async with broker() as url:
+        async with client(url, "a") as a:
+            await send(a, "OFFER", dst="late", payload=1)
+            await send(a, "OFFER", dst="a")  # an echo: the broker has seen the one before
+            await receive(a)
+        async with client(url, "late") as late:
+            assert await receive(late) == {"type": "OFFER", "src": "a", "dst": "late", "payload": 1}
+
+
+async def test_expire_finds_a_sender_that_has_come_back(broker: BrokerFactory) -> None:
+    async with broker(expire_timeout=3.0, allow_discovery=True) as url:
+        async with client(url, "a", "t") as a:
+            await send(a, "OFFER", dst="nobody")
+            await send(a, "OFFER", dst="a")
+            await receive(a)
+        await has_left(url, "a")
+        async with client(url, "a", "t") as a:
+            assert await receive(a) == {"type": "EXPIRE", "src": "nobody", "dst": "a"}
+
+
 async def test_messages_wait_between_two_sockets_of_a_peer(broker: BrokerFactory) -> None:
-    async with broker() as url, client(url, "a") as a:
+    async with broker(allow_discovery=True) as url, client(url, "a") as a:
         async with client(url, "b"):
             pass
-        await asyncio.sleep(QUIET)
+        await has_left(url, "b")
         await send(a, "OFFER", dst="b", payload=1)
         async with client(url, "b") as b:
             assert await receive(b) == {"type": "OFFER", "src": "a", "dst": "b", "payload": 1}
 
 
 async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
-    async with broker(alive_timeout=1.5) as url, client(url, "beating") as beating:
+    async with broker(alive_timeout=3.0) as url, client(url, "beating") as beating:
 
         async def beat() -> None:
             while True:
@@ -361,12 +513,12 @@ async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
 
 async def test_coming_back_counts_as_life(broker: BrokerFactory, ours: bool) -> None:
     """PeerServer drops a client that has come back as if it had been silent all the while."""
-    async with broker(alive_timeout=2.5) as url, client(url, "a") as old:
-        await asyncio.sleep(1.5)
+    async with broker(alive_timeout=4.0) as url, client(url, "a") as old:
+        await asyncio.sleep(2.5)
         async with connect(socket_url(url, id="a", token="token")) as new:
             if ours:
                 assert await receive(new) == {"type": "OPEN"}
-            await asyncio.sleep(1.5)  # after the old socket's time, before the new one's
+            await asyncio.sleep(2.5)  # after the old socket's time, before the new one's
             if ours:
                 assert await hears_nothing(new)
             else:
