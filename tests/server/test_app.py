@@ -321,8 +321,6 @@ async def test_under_attack_the_others_are_served() -> None:
 
     async def attack(n: int, url: str, port: int) -> None:
         address = (f"127.0.1.{n}", 0)
-        # Who is slowed down gets no answer to its goodbye for a while.
-        options: dict[str, Any] = {"local_addr": address, "close_timeout": 0.1}
         while True:
             with suppress(OSError, WebSocketException, TimeoutError):
                 match n:
@@ -336,19 +334,21 @@ async def test_under_attack_the_others_are_served() -> None:
                         writer.write(HELLO + big + bytes(1 << 20))
                         await asyncio.sleep(0.01)
                     case 3:  # deep JSON, as quick as can be
-                        async with connect(socket_url(url, id="deep", token="t"), **options) as socket:
-                            for _ in range(1000):
-                                await socket.send(deep)
+                        socket = await connect(socket_url(url, id="deep", token="t"), local_addr=address)
+                        sockets.append(socket)
+                        for _ in range(1000):
+                            await socket.send(deep)
                     case 4:  # ids, as many as can be had
-                        squatter = connect(socket_url(url, id=f"x{len(squatters)}", token="t"), **options)
-                        squatters.append(await squatter)
+                        name = f"x{len(sockets)}"
+                        sockets.append(await connect(socket_url(url, id=name, token="t"), local_addr=address))
                     case 5:  # a flood to those who are not there
-                        async with connect(socket_url(url, id="flood", token="t"), **options) as socket:
-                            for number in range(100_000):
-                                await send(socket, "OFFER", dst=f"y{number}", payload="x" * 10_000)
+                        socket = await connect(socket_url(url, id="flood", token="t"), local_addr=address)
+                        sockets.append(socket)
+                        for number in range(100_000):
+                            await send(socket, "OFFER", dst=f"y{number}", payload="x" * 10_000)
             await asyncio.sleep(0.005)
 
-    squatters: list[ClientConnection] = []
+    sockets: list[ClientConnection] = []
     writers: list[asyncio.StreamWriter] = []
     async with serve(limits) as server, client(server.url, "a") as a, client(server.url, "b") as b:
         attacks = [asyncio.create_task(attack(n, server.url, server.port)) for n in range(1, 6)]
@@ -361,8 +361,8 @@ async def test_under_attack_the_others_are_served() -> None:
         for task in attacks:
             task.cancel()
         await asyncio.gather(*attacks, return_exceptions=True)
-        for squatter in squatters:
-            squatter.transport.abort()
+        for end in (socket.transport for socket in sockets):
+            end.abort()
         for writer in writers:
             writer.transport.abort()
 
