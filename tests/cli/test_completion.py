@@ -31,6 +31,7 @@ CASES = {
     "receive-file --on-conflict over": "receive-file --on-conflict overwrite",
     "config sh": "config show",
     "pipe lapt": "pipe laptop",
+    "receive-file 7-bagpipe-zucc": "receive-file 7-bagpipe-zucchini",
     "pipe --profile wo": "pipe --profile work",
     "send-file laptop unlikely-n": "send-file laptop unlikely-name.txt",
     "listen --save-dir unli": "listen --save-dir unlikely-folder/",

@@ -78,6 +78,12 @@ async def test_both_are_told_that_the_secret_is_not_the_same(alice: Any, bob: An
         ] * 2
 
 
+async def test_each_connection_has_certificates_of_its_own() -> None:
+    async with our_server() as url, make("alice", url, **BOTH) as alice, make("bob", url, **BOTH):
+        pairs = [(await alice.connect("bob")).fingerprints for _ in range(3)]
+        assert len({fingerprint for pair in pairs for fingerprint in pair}) == 6
+
+
 async def test_keys_that_know_each_other() -> None:
     lap, desk = Identity(), Identity()
     for known, kind in ((lap, None), (Identity(), AuthenticationFailed)):
