@@ -17,17 +17,24 @@ ends_with() { # CODE COMMAND...
 
 name='Größe – 🥦.txt'
 echo 'what is in it' > "$name"
-setsid env -i PATH=/usr/bin:/bin LANG=C PEERCLI_SERVER="$PEERCLI_SERVER" PEERCLI_ICE=none \
-  "$peercli" listen --id "$id" --save-dir box <&- > said 2> box.log &
+# This one knows no letters but those of ASCII, unless it helps itself.
+setsid env -i PATH=/usr/bin:/bin LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 PEERCLI_SERVER="$PEERCLI_SERVER" \
+  PEERCLI_ICE=none "$peercli" listen --id "$id" --save-dir box <&- > said 2> box.log &
 listener=$!
 ready box.log
 
-for line in --version --help 'listen --help' 'id show' 'config path' 'config check' 'config show pipe' peers \
+for line in --version --help 'listen --help' 'id show' 'config path' 'config check' 'config show pipe' peers doctor \
   'call --list-devices' 'demo --quiet'; do
   ends_with 0 cron $line > /dev/null
 done
 cron send-file "$id" "$name"
 cmp "$name" "box/$name"
+cron receive-file --id "$id-taker" --save-dir taken &
+taker=$!
+until grep -q "Listening as $id-taker" errors; do sleep 0.1; done
+cron send-file "$id-taker" "$name"
+wait "$taker"
+cmp "$name" "taken/$name"
 cron connect "$id" --label Größe --metadata '"🥦"'
 echo 'Grüße 🥦' | env -i LANG=C PEERCLI_SERVER="$PEERCLI_SERVER" PEERCLI_ICE=none "$peercli" connect "$id"
 until grep -q 'Grüße 🥦' said; do sleep 0.1; done
@@ -39,6 +46,9 @@ ends_with 2 cron send-file "$id" 'nicht da – 🥦'
 ends_with 4 cron connect "niemand-🥦"
 ends_with 2 cron call "$id" --video screen  # there is none
 ends_with 2 cron listen --secret -  # there is nobody to ask
+ends_with 2 cron pair  # as what?
+port=${PEERCLI_SERVER##*:}
+ends_with 2 cron server --port "${port%/}"  # taken
 grep -q 'nicht da – 🥦' errors
 grep -q 'niemand-🥦' errors
 if grep -n Traceback errors box.log; then exit 1; fi
