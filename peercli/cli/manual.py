@@ -6,18 +6,17 @@ on; of other pages all but the head. Blocks after a comment `run` or `start` are
 
 from __future__ import annotations
 
-import re
-import textwrap
 from itertools import groupby
 from pathlib import Path
 
 from peercli.cli.exits import Exit
+from peercli.cli.library import library
+from peercli.cli.roff import head, literal, prose
 from peercli.cli.tree import Node, Option, tree
 from peercli.protocol import manifest, pipe, resume, transfer
 
 __all__ = ["pages"]
 
-DATE = "November 23, 2026"
 _PROTOCOLS = (("Pipe", pipe), ("Files", transfer), ("Files: the manifest", manifest), ("Resuming", resume))
 
 
@@ -35,14 +34,15 @@ def pages(parts: Path) -> dict[str, str]:
     for node in root.nodes:
         name = f"peercli-{node.name}.1"
         made[name] = _command(node, _part(parts, name))
-    head = _head("peercli-config", 5, "the configuration file of peercli")
-    made["peercli-config.5"] = head + _part(parts, "peercli-config.5")
-    head = _head(
+    start = head("peercli-config", 5, "the configuration file of peercli")
+    made["peercli-config.5"] = start + _part(parts, "peercli-config.5")
+    start = head(
         "peercli-protocols", 7, "the protocols that peercli speaks over a data channel, for page authors"
     )
-    made["peercli-protocols.7"] = head + _protocols() + _part(parts, "peercli-protocols.7")
-    head = _head("peercli-security", 7, "whom peercli talks to, and what others can see and do")
-    made["peercli-security.7"] = head + _part(parts, "peercli-security.7")
+    made["peercli-protocols.7"] = start + _protocols() + _part(parts, "peercli-protocols.7")
+    start = head("peercli-security", 7, "whom peercli talks to, and what others can see and do")
+    made["peercli-security.7"] = start + _part(parts, "peercli-security.7")
+    made["peercli-library.3"] = library() + _part(parts, "peercli-library.3")
     return made
 
 
@@ -50,18 +50,11 @@ def _part(parts: Path, name: str) -> str:
     return (parts / f"{name}.mdoc").read_text()
 
 
-def _head(name: str, section: int, what: str) -> str:
-    return (
-        f'.\\" Made by python -m tests.generated. Do not edit: see man/parts.\n'
-        f".Dd {DATE}\n.Dt {name.upper()} {section}\n.Os\n.Sh NAME\n.Nm {name}\n.Nd {_text(what)}\n"
-    )
-
-
 def _overview(root: Node, part: str) -> str:
-    commands = "".join(f".It Xr peercli-{node.name} 1\n{_text(node.summary)}.\n" for node in root.nodes)
+    commands = "".join(f".It Xr peercli-{node.name} 1\n{prose(node.summary)}.\n" for node in root.nodes)
     files, examples = part.split(".Sh EXAMPLES\n")
     return (
-        _head("peercli", 1, root.summary)
+        head("peercli", 1, root.summary)
         + ".Sh SYNOPSIS\n.Nm peercli\n.Ar command\n.Op Ar options\n.Op Ar arguments\n"
         + f".Sh DESCRIPTION\n{_paragraphs(root.help)}"
         + f".Ss Commands\n.Bl -tag -width Ds\n{commands}.El\n"
@@ -76,7 +69,7 @@ def _overview(root: Node, part: str) -> str:
 def _command(node: Node, part: str) -> str:
     name = f"peercli-{node.name}"
     return (
-        _head(name, 1, node.summary[:1].lower() + node.summary[1:])
+        head(name, 1, node.summary[:1].lower() + node.summary[1:])
         + f".Sh SYNOPSIS\n{''.join(map(_synopsis, [each for each in node.walk() if not each.nodes]))}"
         + f".Sh DESCRIPTION\n{_paragraphs(node.help)}"
         + "".join(_body(each, inner=each is not node) for each in node.walk() if not each.nodes)
@@ -97,7 +90,7 @@ def _synopsis(node: Node) -> str:
 
 def _body(node: Node, *, inner: bool) -> str:
     head = f".Ss {' '.join(node.path[1:])}\n{_paragraphs(node.help)}" if inner else ""
-    arguments = "".join(f".It Ar {argument.metavar}\n{_text(argument.help)}\n" for argument in node.arguments)
+    arguments = "".join(f".It Ar {argument.metavar}\n{prose(argument.help)}\n" for argument in node.arguments)
     if arguments:
         head += f".Bl -tag -width Ds\n{arguments}.El\n"
     panels = dict.fromkeys(option.panel for option in node.options)
@@ -116,7 +109,7 @@ def _option(option: Option) -> str:
     value = f" Ar {option.metavar}" if option.metavar else ""
     names = " , ".join(f"Fl {name[1:]}" for name in reversed(option.names))
     default = f" By default {option.default}." if option.default else ""
-    return f".It {names}{value}\n{_text(option.explained + default)}\n"
+    return f".It {names}{value}\n{prose(option.explained + default)}\n"
 
 
 def _environment(options: list[Option]) -> str:
@@ -131,7 +124,7 @@ def _environment(options: list[Option]) -> str:
 
 
 def _exits() -> str:
-    return "".join(f".It {code.value}\n{_text(code.when)}\n" for code in Exit)
+    return "".join(f".It {code.value}\n{prose(code.when)}\n" for code in Exit)
 
 
 def _protocols() -> str:
@@ -152,7 +145,7 @@ def _docstring(text: str) -> str:
     for block in text.strip().split("\n\n"):
         for form, run in groupby(block.split("\n"), _form):
             lines = list(run)
-            body = "\n".join(map(_code, lines)) if form == "code" else _text(" ".join(map(str.strip, lines)))
+            body = "\n".join(map(_code, lines)) if form == "code" else prose(" ".join(map(str.strip, lines)))
             made += _FORMS[form].format(body)
     return made.removeprefix(".Pp\n")
 
@@ -164,25 +157,8 @@ def _form(line: str) -> str:
 
 
 def _code(line: str) -> str:
-    return _literal(line[4:])
+    return literal(line[4:])
 
 
 def _paragraphs(paragraphs: tuple[str, ...]) -> str:
-    return "\n.Pp\n".join(map(_text, paragraphs)) + "\n"
-
-
-def _text(text: str) -> str:
-    """Prose in roff: a sentence a line, and nothing at the start of one that is taken for a command."""
-    sentences = re.split(r"(?<=[.:;!?)]) +(?=[A-Z0-9~-])", text.replace("`", ""))
-    lines = [line for sentence in sentences for line in _wrap(sentence)]
-    return "\n".join(map(_literal, lines))
-
-
-def _wrap(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, 78, break_long_words=False, break_on_hyphens=False)
-
-
-def _literal(line: str) -> str:
-    """A line that roff shows as it is."""
-    line = re.sub(r"(?<![\w-])--(?=\w)", r"\\-\\-", line.replace("\\", "\\e"))
-    return re.sub(r"^([.'])", r"\\&\1", line)
+    return "\n.Pp\n".join(map(prose, paragraphs)) + "\n"

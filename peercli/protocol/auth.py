@@ -84,6 +84,7 @@ class Identity:
         return self._key.public_key().public_bytes_raw()
 
     def sign(self, text: bytes) -> bytes:
+        """The signature of `text`, 64 bytes."""
         return self._key.sign(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import peercli
+from peercli.cli.library import described, members
 from tests import tools
 from tests.cli.shell import Shell
 from tests.generated import ROOT
@@ -55,3 +58,33 @@ async def test_examples(shell: Shell, tmp_path: Path, page: Path) -> None:
             else:
                 done = await shell.run_script(text)
                 assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("name", described())
+def test_every_public_name_is_described(name: str) -> None:
+    """In words of its own, and so is all that can be called or read of it."""
+    value = getattr(peercli, name)
+    kind = value if inspect.isclass(value) else type(value)
+    assert kind.__doc__
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")  # which dataclasses say by themselves
+    bare = [member for member, each in members(name, kind) if not inspect.getdoc(each)]
+    assert bare == []
+
+
+def test_all_that_is_public_is_described() -> None:
+    assert sorted(described()) == sorted({*peercli.__all__} - {"__version__"})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("Peer.start", "Peer.connect", "Peer.dial", "Peer.call", "Peer.ring", "Peer.accept"),
+        "Peer.accept_call",
+        *("Peer.accept_call", "Peer.reconnect", "Peer.list_all_peers", "Peer.connections", "Peer.calls"),
+        *("DataConnection.send", "DataConnection.receive", "DataConnection.flush", "DataConnection.opened"),
+        *("MediaConnection.answer", "MediaConnection.opened", "Server.reload"),
+    ],
+)
+def test_errors_are_told(method: str) -> None:
+    name, _, member = method.partition(".")
+    assert re.search("[Rr]aises", inspect.getdoc(getattr(getattr(peercli, name), member)) or "")
