@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -139,7 +140,8 @@ class Cluster:
         self._delivered: list[str] = []  # refs of what has arrived, for receipts
         self._unread = False  # has the inbox entries that can be cut off
         self._commands: list[tuple[str, list[Any], asyncio.Future[Any] | None]] = []
-        self._routes: list[Any] = []  # arguments of the ROUTE that comes after `_commands`
+        # For the ROUTE that comes after `_commands`: key, dst, src, ref, message (Lua reads no bytes).
+        self._routes: list[tuple[str, str, str, str, str]] = []
         self._releases: list[tuple[str, str, str]] = []  # to be repeated until they are known to be done
         # Without Redis:
         self._lease_ends = 0.0  # from when on others may have got our clients' ids
@@ -262,14 +264,13 @@ class Cluster:
             self._number += 1
             ref = f"{self._node}:{self._number}"
             self._sent[self._number] = _Sent(key, src, dst, self._loop.time() + self._patience)
-        self._routes += (key, dst, src, ref, data)
+        self._routes.append((key, dst, src, ref, data.decode()))
         self._wake.set()
         return True
 
     def _forward(self, key: str, dst: str, parcels: list[Parcel]) -> None:
         """Pass on what was for a client of ours that is gone. Its own node waits for the receipt."""
-        for src, ref, data in parcels:
-            self._routes += (key, dst, src, ref, data)
+        self._routes += [(key, dst, src, ref, data.decode()) for src, ref, data in parcels]
         self._wake.set()
 
     def _hand_out(self, key: str, dst: str, parcels: list[Parcel]) -> None:
@@ -301,7 +302,7 @@ class Cluster:
         """Tell senders, each once, of what has had no receipt."""
         for key, src, dst in dict.fromkeys((one.key, one.src, one.dst) for one in sent):
             if not self._local.expire(key, src, dst) and self.up:
-                self._routes += (key, src, dst, "", seal("EXPIRE", src=dst, dst=src))
+                self._routes.append((key, src, dst, "", seal("EXPIRE", src=dst, dst=src).decode()))
                 self._wake.set()
 
     # Redis ----------------------------------------------------------------------------------------
@@ -457,9 +458,10 @@ class Cluster:
     def _close_batch(self) -> None:
         """Make commands of the messages that have gathered."""
         routes, self._routes = self._routes, []
-        for at in range(0, len(routes), 5 * MAX_BATCH):
-            batch = [*self._limits, *routes[at : at + 5 * MAX_BATCH]]
-            self._commands.append((scripts.ROUTE, batch, None))
+        for at in range(0, len(routes), MAX_BATCH):
+            # One argument, since redis-py takes long for each.
+            batch = msgspec.msgpack.encode(routes[at : at + MAX_BATCH])
+            self._commands.append((scripts.ROUTE, [*self._limits, batch], None))
 
     async def _call(self, script: str, arguments: list[Any]) -> Any:
         """The script's answer, after all that was asked before."""

@@ -29,7 +29,7 @@ class Counts:
     latency_sum: float = 0.0
 
     def took(self, seconds: float, count: int) -> None:
-        """So many messages that came together were handled, from their arrival to their leaving."""
+        """So many messages that came together have been read and written on in this time."""
         self.latency[bisect_left(LATENCIES, seconds)] += count
         self.latency_sum += seconds * count
 
@@ -77,7 +77,7 @@ class _Broker(Collector):
         buckets = list(zip(bounds, accumulate(counts.latency), strict=True))
         yield HistogramMetricFamily(
             "peercli_message_seconds",
-            "From a message's arrival to its leaving.",
+            "From reading a message to writing it.",
             buckets=buckets,
             sum_value=counts.latency_sum,
         )

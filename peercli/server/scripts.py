@@ -90,14 +90,14 @@ local function give_up(key, dst, src, refs)
 end
 """
 
-# ARGV: expire timeout (ms), bytes held for one peer, bytes held in all; then of each message KEY, DST, SRC,
-# REF and itself.
+# ARGV: expire timeout (ms), bytes held for one peer, bytes held in all; the messages, in MessagePack: of each
+# KEY, DST, SRC, REF and itself.
 ROUTE = (
     _COMMON
     + """
 local batches = {}
-for i = 4, #ARGV, 5 do
-  local key, dst, src, ref, data = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+for i, message in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local key, dst, src, ref, data = unpack(message)
   local holder = holder_of(key, dst)
   if holder then
     local batch = batches[holder[1]]

@@ -228,9 +228,12 @@ class Sessions:
         if (tenant := socket.tenant) is not None:
             self._apply(tenant.realm.receive(socket, data, socket.heard_at), tenant)
 
-    def handled(self, socket: Socket, count: int) -> None:
-        """What came has been passed on."""
-        self._counts.took(self._loop.time() - socket.heard_at, count)
+    def handled(self, count: int, begun: float) -> None:
+        """What came has been passed on; it leaves at the end of this turn of the loop."""
+        self._loop.call_soon(self._took, count, begun)
+
+    def _took(self, count: int, begun: float) -> None:
+        self._counts.took(time.perf_counter() - begun, count)
 
     def lost(self, socket: Socket) -> None:
         """A socket has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Protocol
 
 from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame, head
@@ -32,8 +33,8 @@ class Owner(Protocol):
     def received(self, socket: Socket, data: bytes) -> None:
         """A message: text, or bytes that stand for it."""
 
-    def handled(self, socket: Socket, count: int) -> None:
-        """What came at `heard_at`, so many messages, has been passed on."""
+    def handled(self, count: int, begun: float) -> None:
+        """So many messages, whose reading began at `begun` (perf_counter), have been passed on."""
 
     def lost(self, socket: Socket) -> None:
         """The connection has ended. Called once."""
@@ -149,6 +150,7 @@ class Socket(asyncio.Protocol):
     # In -------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        begun = perf_counter()  # finer than the loop's own time
         self.heard_at = self._loop.time()
         self._pinged = False
         if self._answered is not None:
@@ -166,7 +168,7 @@ class Socket(asyncio.Protocol):
         elif messages:
             count = len(messages)
             self._take(messages, count if self._owner.pay(self, count, len(data)) else 0)
-            self._owner.handled(self, count)
+            self._owner.handled(count, begun)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._deaf = True
