@@ -135,7 +135,7 @@ def _port(port: int) -> int:
 class IceServer:
     """A STUN or TURN server (RFC 7064, RFC 7065)."""
 
-    scheme: Literal["stun", "stuns", "turn", "turns"]
+    scheme: Literal["stun", "turn", "turns"]
     host: str
     port: int
     transport: Literal["udp", "tcp"] = "udp"
@@ -171,18 +171,18 @@ _ICE_URL = re.compile(
 def parse_ice_server(text: str) -> IceServer:
     """Read `stun:host[:port]` or `turn:user:password@host[:port]?transport=udp|tcp`.
 
-    `stuns:` and `turns:` (over TLS) too; user and password may be percent-encoded.
+    `turns:` (over TLS) too; user and password may be percent-encoded. `stuns:` (RFC 7064) is refused: what
+    it tells is the address of a TLS connection, and peers send to each other's UDP ports.
 
     Raises:
-        UsageError: it is no such address.
+        UsageError: it is no such address, or one of `stuns:`.
     """
     shown = re.sub(r":.*@", ":…@", text, flags=re.DOTALL)  # without the password
     match = _ICE_URL.fullmatch(text)
     try:
         if match is None:
             raise ValueError
-        scheme: Literal["stun", "stuns", "turn", "turns"] = match["scheme"]  # type: ignore[assignment]
-        is_turn, is_tls = scheme.startswith("turn"), scheme.endswith("s")
+        is_turn, is_tls = match["scheme"].startswith("turn"), match["scheme"].endswith("s")
         host = _host(match["host"].strip("[]"))
         port = _port(int(match["port"] or (5349 if is_tls else 3478)))
     except ValueError:
@@ -190,6 +190,12 @@ def parse_ice_server(text: str) -> IceServer:
             f"the ICE server {shown!r} cannot be read",
             hint="write stun:host[:port] or turn:user:password@host[:port]",
         ) from None
+    if match["scheme"] == "stuns":
+        raise UsageError(
+            f"the ICE server {shown!r} is of no use: over TLS it tells no address that a peer could send to",
+            hint="write stun:host[:port], or turns:user:password@host[:port] for a relay over TLS",
+        )
+    scheme: Literal["stun", "turn", "turns"] = match["scheme"]  # type: ignore[assignment]
     if is_turn and match["username"] is None:
         raise UsageError(
             f"the TURN server {shown!r} needs a user and a password", hint="write turn:user:password@host"

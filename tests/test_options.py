@@ -124,7 +124,6 @@ def test_broker_calls() -> None:
     [
         ("stun:example.org", IceServer("stun", "example.org", 3478)),
         ("stun://example.org:19302", IceServer("stun", "example.org", 19302)),
-        ("stuns:example.org", IceServer("stuns", "example.org", 5349)),
         ("stun:[2001:db8::1]:5", IceServer("stun", "2001:db8::1", 5)),
         ("turn:u:p@example.org", IceServer("turn", "example.org", 3478, "udp", "u", "p")),
         ("turn:u:p@example.org?transport=tcp", IceServer("turn", "example.org", 3478, "tcp", "u", "p")),
@@ -161,11 +160,19 @@ def test_ice_addresses(text: str, server: IceServer) -> None:
         "turn:u:p@h?transport=sctp",
         "turns:u:p@h?transport=udp",  # DTLS to a TURN server is not spoken here
         "turn:u:p@::1",
+        "stuns:h",
     ],
 )
 def test_what_is_no_ice_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_ice_server(text)
+
+
+def test_stun_over_tls_is_refused_and_what_to_write_is_told() -> None:
+    with pytest.raises(UsageError, match="no address that a peer could send to") as caught:
+        parse_ice_server("stuns:example.org")
+    assert "stun:host" in caught.value.hint
+    assert "turns:" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["turn:u:se:c@ret@h:99999", "turn:u:secret\n@h:x", "turns:u:secret@h?x"])

@@ -101,6 +101,8 @@ def _offered_ice(broker: Broker, id: str, token: str) -> OfferedIce:
         user, password = entry.get("username", ""), entry.get("credential", "")
         for server in [urls] if isinstance(urls, str) else urls:
             scheme, _, place = server.partition(":")
+            if scheme == "stuns":  # meant for others, who may know what to do with it
+                continue
             login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if scheme.startswith("turn") else ""
             found.append(parse_ice_server(f"{scheme}:{login}{place}"))
     if not found:

@@ -555,7 +555,7 @@ async def _reflexive(agent: Agent, report: ServerReport, found: Callable[[Candid
         if mapped is None:
             return
         report.mapped[base.host, base.port] = mapped
-        if report.server.scheme.startswith("stun") and report.outcome != "answered":
+        if report.server.scheme == "stun" and report.outcome != "answered":
             report.end("answered")
         found(
             Candidate(

@@ -15,6 +15,7 @@ left behind is removed when the next lab is made. It takes root, on Linux.
 
 Addresses: the internet is 198.18.0.0/15 (RFC 2544), its servers 198.18.0.1 and 198.18.0.2; in every home and
 LAN the router is 192.168.1.1 and the hosts count from 192.168.1.2, so that they collide as they do in life.
+Where there is IPv6, it is 2001:db8::/32 (RFC 3849), with the server 2001:db8::1 and a network for each home.
 """
 
 from __future__ import annotations
@@ -100,6 +101,17 @@ _DNAT = {
 }
 
 
+# What home routers do to IPv6 (RFC 6092): no translation, and nothing comes in uninvited.
+_FIREWALL6 = """
+table ip6 lab {
+    chain forward {
+        type filter hook forward priority filter;
+        iifname "wan" ct state new drop
+    }
+}
+"""
+
+
 def _rules(nat: Nat) -> str:
     return _RULES.format(
         dnat=_DNAT.get(nat, ""),
@@ -133,6 +145,7 @@ class Lab:
         self._undo = contextlib.ExitStack()
         self._homes = 0
         self._internet: Node | None = None
+        self._has_ipv6 = False
 
     def __enter__(self) -> Self:
         return self
@@ -166,9 +179,30 @@ class Lab:
             )
         return self._internet
 
-    def home(self, name: str, nat: Nat, up: Shape | None = None, down: Shape | None = None) -> Home:
+    def internet6(self) -> Node:
+        """The internet, from now on with IPv6, too."""
+        internet = self.internet
+        if not self._has_ipv6:
+            self._has_ipv6 = True
+            internet.speak_ipv6(forward=True)
+            internet.ip("addr add 2001:db8::1/128 dev lo nodad")
+        return internet
+
+    def home(
+        self,
+        name: str,
+        nat: Nat,
+        up: Shape | None = None,
+        down: Shape | None = None,
+        *,
+        ipv4: bool = True,
+        ipv6: bool = False,
+    ) -> Home:
         """A home with a router on the internet, by a wire that does `up` to its packets, and `down` (or the
-        same) to those that come; without either, by a cable that does nothing to them."""
+        same) to those that come; without either, by a cable that does nothing to them.
+
+        `nat` is what IPv4 goes through; IPv6 has a firewall that lets in answers only.
+        """
         self._homes += 1
         number, internet = self._homes, self.internet
         home = Home(self, name, f"198.19.{number}" if nat is Nat.NONE else "192.168.1")
@@ -184,7 +218,23 @@ class Lab:
             internet.ip(f"route add {home.network}.0/24 via 198.18.{number}.2")
         else:
             home.router.run("nft", "-f", "-", input=_rules(nat))
+        home.ipv4 = ipv4
+        if ipv6:
+            self._give_ipv6(home, number)
         return home
+
+    def _give_ipv6(self, home: Home, number: int) -> None:
+        internet, between = self.internet6(), f"2001:db8:{number}"
+        home.network6 = f"{between}:1"
+        internet.ip(f"addr add {between}::1/64 dev home{number} nodad")
+        home.router.speak_ipv6(forward=True)
+        home.router.ip(
+            f"addr add {between}::2/64 dev wan nodad",
+            f"addr add {home.network6}::1/64 dev lan nodad",
+            f"route add default via {between}::1",
+        )
+        internet.ip(f"route add {home.network6}::/64 via {between}::2")
+        home.router.run("nft", "-f", "-", input=_FIREWALL6)
 
     def lan(self, name: str) -> Home:
         """A network with no way out."""
@@ -224,11 +274,12 @@ class Node:
     Attributes:
         namespace: its name for `ip netns`.
         address: its own, if it has one; that of its first wire, if it has several.
+        address6: its own of IPv6, if it has one.
     """
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
-        self.address = ""
+        self.address = self.address6 = ""
         self._processes: list[subprocess.Popen[str]] = []
         _ip("netns", "add", namespace)
         # IPv6's link-local chatter would be packets that no test sent.
@@ -293,6 +344,12 @@ class Node:
         """Be a router from now on."""
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
+    def speak_ipv6(self, *, forward: bool = False) -> None:
+        """Know IPv6 from now on; with `forward` be a router for it."""
+        conf = "net.ipv6.conf"
+        self.run("sysctl", "-qw", f"{conf}.all.disable_ipv6=0", f"{conf}.default.disable_ipv6=0")
+        self.run("sysctl", "-qw", f"{conf}.all.forwarding={int(forward)}")
+
     def close(self) -> None:
         """End what runs here, and remove the namespace."""
         _remove(self.namespace)
@@ -311,12 +368,16 @@ class Home:
 
     Attributes:
         network: the first three bytes of its hosts' addresses.
+        network6: the first half of those of IPv6, if it has that.
+        ipv4: whether its hosts have IPv4.
         wire: to the internet, if it is one whose shape can change.
     """
 
     def __init__(self, lab: Lab, name: str, network: str) -> None:
         self.router = lab.node(f"{name}-router")
         self.network = network
+        self.network6 = ""
+        self.ipv4 = True
         self.wire: Wire | None = None
         self._lab = lab
         self._name = name
@@ -330,8 +391,15 @@ class Home:
         node = self._lab.node(f"{self._name}-{self._hosts}")
         self._lab.cable((self.router, port), (node, "eth0"))
         self.router.ip(f"link set {port} master lan")
-        node.address = f"{self.network}.{self._hosts}"
-        node.ip(f"addr add {node.address}/24 dev eth0", f"route add default via {self.network}.1")
+        if self.ipv4:
+            node.address = f"{self.network}.{self._hosts}"
+            node.ip(f"addr add {node.address}/24 dev eth0", f"route add default via {self.network}.1")
+        if self.network6:
+            node.speak_ipv6()
+            node.address6 = f"{self.network6}::{self._hosts}"
+            node.ip(
+                f"addr add {node.address6}/64 dev eth0 nodad", f"route add default via {self.network6}::1"
+            )
         return node
 
 

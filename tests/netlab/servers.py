@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests import tools
@@ -41,28 +42,35 @@ class Turn:
 
     @property
     def stun(self) -> str:
-        return f"stun:{self.address}:{STUN_PORT}"
+        return f"stun:{_host(self.address)}:{STUN_PORT}"
 
     @property
     def other_stun(self) -> str:
         """The same server at its other address, if it has one."""
-        return f"stun:{self.other}:{STUN_PORT}"
+        return f"stun:{_host(self.other)}:{STUN_PORT}"
 
     def url(self, transport: str) -> str:
         """TURN over `udp`, `tcp` or, if it has a certificate, `tls`."""
         if transport == "tls":
-            return f"turns:{USER}:{PASSWORD}@{self.address}:{TLS_PORT}"
-        return f"turn:{USER}:{PASSWORD}@{self.address}:{STUN_PORT}?transport={transport}"
+            return f"turns:{USER}:{PASSWORD}@{_host(self.address)}:{TLS_PORT}"
+        return f"turn:{USER}:{PASSWORD}@{_host(self.address)}:{STUN_PORT}?transport={transport}"
 
 
-def coturn(node: Node, *addresses: str, tls: Certificate | None = None) -> Turn:
-    """Start coturn on the node's addresses; with two of them it can tell kinds of NAT apart (RFC 5780)."""
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def coturn(node: Node, *addresses: str, relays: Sequence[str] = (), tls: Certificate | None = None) -> Turn:
+    """Start coturn on the node's addresses; with two of them it can tell kinds of NAT apart (RFC 5780).
+
+    `relays` are the addresses that it lends; by default the first.
+    """
     options = ["-n", "--no-cli", "--no-dtls", "--lt-cred-mech", f"--realm={REALM}"]
     options += [f"--cert={tls.cert}", f"--pkey={tls.key}"] if tls else ["--no-tls"]
     options += [f"--user={USER}:{PASSWORD}", "--log-file=stdout", "--simple-log", "--pidfile="]
     for address in addresses:
         options += [f"--listening-ip={address}"]
-    options += [f"--relay-ip={addresses[0]}"]
+    options += [f"--relay-ip={address}" for address in relays or addresses[:1]]
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it in the end
         process = node.start(tools.program("turnserver"), *options, stdout=log.fileno())
         deadline = time.monotonic() + WITHIN

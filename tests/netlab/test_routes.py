@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.netlab.lab import Lab, Nat, Node, needed
+from tests.netlab.lab import Lab, Nat, needed
 from tests.netlab.servers import PASSWORD, broker
 from tests.netlab.shaper import Shape
-from tests.netlab.world import World, event, goes_direct, serial
+from tests.netlab.world import World, goes_direct, relayed, serial, talk
 
 FAR = Shape(delay=0.05)
 
@@ -21,25 +20,6 @@ def world() -> Iterator[World]:
     needed()
     with Lab() as lab:
         yield World(lab)
-
-
-async def talk(here: Node, there: Node, options: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Send a message there and have it back; the routes as both sides report them."""
-    name = f"peer-{next(serial)}"
-    async with there.peercli("listen", "--id", name, "--echo", "--json", *options) as listen:
-        await event(listen, "open")
-        async with here.peercli("connect", name, "--json", *options) as connect:
-            routes = await event(connect, "route"), await event(listen, "route")
-            await connect.write("hello\n")
-            assert (await event(connect, "data"))["data"] == "hello"
-            connect.end_input()
-            assert await connect.exit_code() == 0
-    return routes
-
-
-def relayed(routes: Sequence[dict[str, Any]]) -> bool:
-    """Whether a TURN server is in the way: the side that does not use it may not know."""
-    return any(route["relayed"] for route in routes)
 
 
 async def test_a_lan_without_internet(lab: Lab) -> None:

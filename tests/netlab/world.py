@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tests.certificates import Certificate
@@ -11,7 +12,7 @@ from tests.commands import Command
 from tests.netlab.lab import Lab, Nat, Node
 from tests.netlab.servers import broker, coturn
 
-__all__ = ["World", "event", "goes_direct", "serial"]
+__all__ = ["World", "event", "goes_direct", "relayed", "serial", "talk"]
 
 FILTERS_PORTS = {Nat.PORT_RESTRICTED, Nat.SYMMETRIC}
 
@@ -46,6 +47,30 @@ class World:
 
 
 serial = itertools.count()
+
+
+async def talk(
+    here: Node, there: Node, options: Sequence[str], others: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Send a message there and have it back; the routes as both sides report them.
+
+    `options` are those of both sides, unless there are `others` for that which listens.
+    """
+    name = f"peer-{next(serial)}"
+    async with there.peercli("listen", "--id", name, "--echo", "--json", *(others or options)) as listen:
+        await event(listen, "open")
+        async with here.peercli("connect", name, "--json", *options) as connect:
+            routes = await event(connect, "route"), await event(listen, "route")
+            await connect.write("hello\n")
+            assert (await event(connect, "data"))["data"] == "hello"
+            connect.end_input()
+            assert await connect.exit_code() == 0
+    return routes
+
+
+def relayed(routes: Sequence[dict[str, Any]]) -> bool:
+    """Whether a TURN server is in the way: the side that does not use it may not know."""
+    return any(route["relayed"] for route in routes)
 
 
 async def event(command: Command, name: str) -> dict[str, Any]:

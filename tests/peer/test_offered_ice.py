@@ -26,7 +26,7 @@ async def offering(folder: Path) -> AsyncIterator[str]:
     secret.write_text("turn secret\n")
     async with coturn(folder, secret="turn secret") as turn:
         url = f"turn:{turn.address}:{turn.port}?transport=udp"
-        async with our_server(turn_urls=(url,), turn_secret_file=secret) as broker:
+        async with our_server(turn_urls=("stuns:for-others.example", url), turn_secret_file=secret) as broker:
             yield broker
 
 
