@@ -224,6 +224,13 @@ class Session:
         self._unacknowledged.append(self._unsent.popleft())
         return self._unacknowledged[-1][0]
 
+    def discard(self) -> None:
+        """Free what is kept to be sent: it will not be."""
+        self._controls.clear()
+        self._unsent.clear()
+        self._unacknowledged.clear()
+        self._kept_bytes = 0
+
     # In ---------------------------------------------------------------------------------------
 
     def arrive(self, message: Any) -> bool:

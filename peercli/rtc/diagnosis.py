@@ -82,6 +82,12 @@ def _is_public(candidate: Candidate) -> bool:
         return False
 
 
+def _ip_versions(candidates: Iterable[Candidate]) -> set[str]:
+    """Which a side has; browsers hide it behind names."""
+    hosts = [candidate.host for candidate in candidates if not candidate.host.endswith(".local")]
+    return {"IPv6" if ":" in host else "IPv4" for host in hosts}
+
+
 def no_relay(reports: Iterable[ServerReport]) -> NegotiationFailed:
     """Only TURN was allowed, and no server gave an address."""
     turn = [report for report in reports if report.server.scheme.startswith("turn")]
@@ -104,7 +110,8 @@ def no_path(agent: Agent, options: IceOptions) -> NegotiationFailed:
         ours.add("srflx")
     theirs = {candidate.type for candidate in agent.remote_candidates}
     relayed = "relay" in ours | theirs
-    why, hint = _cause(reports, options.servers, agent.remote_candidates, relayed=relayed)
+    both = agent.local_candidates, agent.remote_candidates
+    why, hint = _cause(reports, options.servers, *both, relayed=relayed)
     kinds = [", ".join(sorted(kinds)) or "none" for kinds in (ours, theirs)]
     return NegotiationFailed(
         f"no path to the peer worked: {why} (candidates of ours: {kinds[0]}; of the far side: {kinds[1]})",
@@ -115,6 +122,7 @@ def no_path(agent: Agent, options: IceOptions) -> NegotiationFailed:
 def _cause(
     reports: Collection[ServerReport],
     servers: Collection[IceServer],
+    ours: Collection[Candidate],
     theirs: Collection[Candidate],
     *,
     relayed: bool,
@@ -129,6 +137,10 @@ def _cause(
         return f"the TURN server {broken.server} gave no address, {why_not(broken)}", hint_for(broken)
     if udp_is_blocked(reports):
         return "no server answers over UDP, so it seems to be blocked here", TURN_TCP_HINT
+    versions, their_versions = _ip_versions(ours), _ip_versions(theirs)
+    if versions and their_versions and versions.isdisjoint(their_versions):
+        here, there = (" and ".join(sorted(each)) for each in (versions, their_versions))
+        return f"this side has {here} alone, the far side {there}", TURN_HINT
     if not servers:
         return "without STUN and TURN servers only a local network can be crossed", TURN_HINT
     if symmetric and theirs_symmetric:

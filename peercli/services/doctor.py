@@ -164,10 +164,14 @@ def _addresses(report: NetworkReport, ice: IceOptions) -> list[Finding]:
             )
         ]
     ipv6 = any(":" in host for host in report.hosts)
+    ipv4 = not all(":" in host for host in report.hosts)
     found = [
         _ok("network", f"own addresses: {', '.join(report.hosts)}", hosts=list(report.hosts)),
         Finding("network", "info", "IPv6 is there" if ipv6 else "no IPv6 here", data={"ipv6": ipv6}),
     ]
+    if not ipv4:
+        said = "no IPv4 here: peers that have nothing else are reached through TURN alone"
+        found.append(Finding("network", "warning", said, "a TURN server that has both is a bridge"))
     if report.reflexive:
         seen = list(report.reflexive)
         found.append(_ok("network", f"seen from outside as {', '.join(seen)}", seen=seen))

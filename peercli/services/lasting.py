@@ -207,6 +207,7 @@ class LastingConnection:
             self._end(PeerError(f"a fault of peercli's own: {fault!r}"))
         finally:
             self._end(ConnectionClosed("the connection is closed"))
+            self._session.discard()
             await connection.close()
             while not self._replacements.empty():
                 await self._replacements.get_nowait().close()

@@ -25,7 +25,7 @@ from tests.netlab.lab import REPOSITORY, Lab, Nat, Node
 from tests.netlab.servers import Turn
 from tests.netlab.world import World, goes_direct
 
-__all__ = ["KINDS", "SERVERS", "Cell", "expected", "run", "table"]
+__all__ = ["KINDS", "SERVERS", "Cell", "Machine", "expected", "machine", "run", "table"]
 
 KINDS = (Nat.NONE, Nat.FULL_CONE, Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.UDP_BLOCKED)
 SERVERS = ("stun", "udp", "tcp", "tls")  # besides STUN nothing, or TURN over this
@@ -35,10 +35,12 @@ WITHIN = 60.0  # s for one cell
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How one connection went: `direct`, `relayed`, or the type of its error."""
+    """How one connection went: `direct`, `relayed`, or the type of its error, with its message and hint."""
 
     outcome: str
     seconds: float
+    message: str = ""
+    hint: str = ""
 
 
 def expected(here: Nat, there: Nat, servers: str) -> str:
@@ -68,7 +70,7 @@ class Machine:
         assert self._process.stdout
         async for line in self._process.stdout:
             answer = json.loads(line)
-            self._answers.pop(answer["number"]).set_result(Cell(answer["outcome"], answer["seconds"]))
+            self._answers.pop(answer.pop("number")).set_result(Cell(**answer))
 
     async def ask(self, **command: Any) -> Cell:
         """Have it do something; what came of it."""
@@ -88,9 +90,10 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(node: Node, tls: Certificate) -> AsyncIterator[Machine]:
+async def machine(node: Node, tls: Certificate | None = None) -> AsyncIterator[Machine]:
+    trusted = (f"SSL_CERT_FILE={tls.cert}",) if tls else ()
     process = await asyncio.create_subprocess_exec(
-        *node.inside("env", f"SSL_CERT_FILE={tls.cert}", sys.executable, "-m", "tests.netlab.machine"),
+        *node.inside("env", *trusted, sys.executable, "-m", "tests.netlab.machine"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,

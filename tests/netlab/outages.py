@@ -1,4 +1,4 @@
-"""What happens to a network in the middle of a pipe or a file, and how soon they go on.
+"""What happens to a network in the middle of a pipe, a conversation or a file, and how soon they go on.
 
 `python -m tests.netlab outages` runs all of it, prints the seconds, and exits with 1 if anything was lost.
 The test of the same name runs what is short.
@@ -26,12 +26,13 @@ from tests.netlab.servers import broker, coturn
 
 __all__ = ["LONG", "SHORT", "Case", "Outcome", "play"]
 
-PIECE = 1 << 16  # bytes
-RATE = 1_500_000  # bytes/s; so that it lasts
-BEFORE = 3.0  # s that all is well
+PIECE = 20_000  # bytes
+RATE = 400_000  # bytes/s; so that it lasts
+BEFORE = 2.0  # s that all is well
 PATIENCE = 150.0  # s from the end of the disturbance
 SETTLED = 0.3  # s for what was on its way to be counted
 AFTER = 1.0  # s that it has to go on for
+SPARE = 10.0  # s a file takes longer: until the disturbance comes, on a busy machine
 
 _serials = itertools.count(1)
 
@@ -129,6 +130,7 @@ class Case:
 
     name: str
     disturb: Disturbance
+    connect: bool = False
     file: bool = False
     code: bool = False
     alone: bool = False
@@ -151,18 +153,26 @@ SHORT = (
     Case("pipe, new address", new_address),
     Case("pipe, new NAT mapping", new_mapping),
     Case("pipe, asleep for 15 s", asleep(15)),
+    Case("connect, outage of 20 s", outage(20), connect=True),
+    Case("connect, new address", new_address, connect=True),
     Case("file, outage of 20 s", outage(20), file=True),
     Case("file, new address", new_address, file=True),
     Case("file by a code, outage of 40 s", outage(40), file=True, code=True, goes_on=10),
     Case("pipe, TURN restarted", turn_again, alone=True, relay=True),
 )
 LONG = (
+    Case("connect, outage of 1 s", outage(1), connect=True),
+    Case("connect, outage of 5 s", outage(5), connect=True),
+    Case("file, outage of 1 s", outage(1), file=True),
     Case("file, outage of 5 s", outage(5), file=True),
     Case("pipe, outage of 60 s", outage(60)),
+    Case("connect, outage of 60 s", outage(60), connect=True),
     Case("file, outage of 60 s", outage(60), file=True),
     Case("pipe, asleep for 60 s", asleep(60)),
     Case("pipe, broker away for 60 s", broker_away(60), alone=True),
+    Case("connect, broker away for 60 s", broker_away(60), connect=True, alone=True),
     Case("file, broker away for 60 s", broker_away(60), file=True, alone=True, goes_on=60),
+    Case("connect, TURN restarted", turn_again, connect=True, alone=True, relay=True),
     Case("file, TURN restarted", turn_again, file=True, alone=True, relay=True),
 )
 
@@ -174,7 +184,7 @@ async def run(case: Case, world: World) -> Outcome:
     here, there = home.host(), other.host()
     options = ["--server", world.url, "--ice", world.turn.url("udp") if case.relay else world.turn.stun]
     options += ["--relay"] if case.relay else []
-    play = _file if case.file else _pipe
+    play = _file if case.file else _stream
     try:
         async with asyncio.timeout(BEFORE + 80 + PATIENCE):
             return await play(case, world, home, here, there, f"box-{number}", options)
@@ -212,9 +222,17 @@ async def _recovery(case: Case, scene: Scene, arrived: _Count) -> float:
     return seconds
 
 
-async def _pipe(
+def _piece(case: Case) -> bytes:
+    """Some bytes for a pipe; for a conversation, a line."""
+    data = os.urandom(PIECE)
+    return data.hex().encode()[: PIECE - 1] + b"\n" if case.connect else data
+
+
+async def _stream(
     case: Case, world: World, home: Home, here: Node, there: Node, name: str, options: Sequence[str]
 ) -> Outcome:
+    receive = ("listen", "--once") if case.connect else ("pipe", "--recv-only")
+    send = ("connect", name) if case.connect else ("pipe", name, "--send-only")
     arrived, digest, expected = _Count(), hashlib.sha256(), hashlib.sha256()
 
     async def read(receiving: Command) -> None:
@@ -225,14 +243,14 @@ async def _pipe(
 
     async def write(sending: Command) -> None:
         while True:
-            piece = os.urandom(PIECE)
+            piece = _piece(case)
             expected.update(piece)
             await sending.write(piece)
             await asyncio.sleep(PIECE / RATE)
 
-    async with there.peercli("pipe", "--id", name, "--recv-only", *options) as receiving:
+    async with there.peercli(*receive, "--id", name, *options) as receiving:
         await receiving.says("Listening as")
-        async with here.peercli("pipe", name, "--send-only", "-v", *options) as sending:
+        async with here.peercli(*send, "-v", *options) as sending:
             reading, writing = asyncio.create_task(read(receiving)), asyncio.create_task(write(sending))
             try:
                 seconds = await _recovery(case, Scene(world, home, here, sending), arrived)
@@ -271,7 +289,7 @@ async def _file(
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "some.bin"), Path(folder, "target")
-        size = int(RATE * (BEFORE + AFTER + 4 + case.goes_on))
+        size = int(RATE * (BEFORE + AFTER + SPARE + case.goes_on))
         await asyncio.to_thread(source.write_bytes, os.urandom(size))
         await asyncio.to_thread(target.mkdir)
         receive = ("receive-file", "--yes", "--json", "--save-dir", str(target), *options)

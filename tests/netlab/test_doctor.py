@@ -43,7 +43,7 @@ async def test_every_kind_of_nat(world: World) -> None:
     for nat, (found, code) in zip(kinds, reports, strict=True):
         assert code == 0
         assert [finding["data"]["nat"] for finding in found["nat"]] == [nat.value]
-        assert [finding["status"] for finding in found["broker"]] == ["ok", "ok"]
+        assert [finding["status"] for finding in found["broker"]] == ["ok"] * 3
         [verdict] = found["verdict"]
         assert verdict["status"] == "warning"
         assert "--ice turn:" in verdict["hint"]
@@ -88,7 +88,7 @@ async def test_brokers_that_do_not_work(world: World, tmp_path: Path) -> None:
     assert "refused" in dead["error"][0]["message"]
     assert "expired" in late["error"][0]["message"]
     assert "renew" in late["error"][0]["hint"]
-    assert [finding["status"] for finding in one_of_two["broker"]] == ["problem", "problem", "ok", "ok"]
+    assert [finding["status"] for finding in one_of_two["broker"]] == ["problem"] * 2 + ["ok"] * 3
 
 
 async def test_the_way_to_a_peer(world: World) -> None:
@@ -124,3 +124,17 @@ async def test_words_for_people(world: World) -> None:
         assert lines[-1].startswith("    hint: ")
         assert await quiet.exit_code() == 0
         assert "✓" not in (await quiet.read()).decode()
+
+
+async def test_bridges_of_containers_are_not_offered(world: World) -> None:
+    """Unless they are asked for."""
+    host = world.lab.home("docker", Nat.PORT_RESTRICTED).host()
+    host.ip("link add docker0 type bridge", "addr add 172.17.0.1/16 dev docker0", "link set docker0 up")
+    options = world.options(world.turn.stun)
+    (usual, _), (every, _) = await asyncio.gather(
+        examine(host, *options), examine(host, *options, "--interface", "*")
+    )
+    [hosts] = [found["data"]["hosts"] for found in usual["network"] if "hosts" in found.get("data", {})]
+    assert hosts == [host.address]
+    [hosts] = [found["data"]["hosts"] for found in every["network"] if "hosts" in found.get("data", {})]
+    assert "172.17.0.1" in hosts

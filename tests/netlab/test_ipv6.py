@@ -89,7 +89,16 @@ async def test_from_the_one_to_the_other(world: World) -> None:
             await listen.says("Listening as")
             async with here.peercli("connect", name, *new(NEW.stun)) as connect:
                 assert await connect.exit_code() == 6
-                assert "no path to the peer worked" in connect.stderr
+                assert "this side has IPv6 alone, the far side IPv4" in connect.stderr
                 assert "TURN" in connect.stderr.partition("hint: ")[2]
 
     await asyncio.gather(by_turn(), by_stun())
+
+
+async def test_doctor_without_ipv4(world: World) -> None:
+    async with world.host(ipv4=False).peercli("doctor", "--json", *new(NEW.url("udp"))) as doctor:
+        assert await doctor.exit_code() == 0, doctor.stderr
+        said = (await doctor.read()).decode()
+    assert "IPv6 is there" in said
+    assert "no IPv4 here" in said
+    assert "everybody can be reached" in said

@@ -1,5 +1,5 @@
-"""Networks that fail in the middle of a pipe or a file: all arrives, once, in order; both sides end with 0.
-`python -m tests.netlab outages` plays what takes longer, too, and tells the seconds."""
+"""Networks that fail in the middle of a pipe, a conversation or a file: all arrives, once, in order; both
+sides end with 0. `python -m tests.netlab outages` plays what takes longer, too, and tells the seconds."""
 
 from __future__ import annotations
 

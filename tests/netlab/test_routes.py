@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 
+from tests.netlab.impatient import CONSENT_TIMEOUT
 from tests.netlab.lab import Lab, Nat, needed
+from tests.netlab.matrix import machine
 from tests.netlab.servers import PASSWORD, broker
 from tests.netlab.shaper import Shape
 from tests.netlab.world import World, goes_direct, relayed, serial, talk
@@ -91,31 +95,79 @@ async def test_relay_where_there_is_a_direct_way(world: World) -> None:
     assert all(route["local"].startswith("198.18.0.1:") for route in routes)
 
 
+@dataclass(frozen=True)
+class NoWay:
+    """Why two peers cannot meet, and what helps."""
+
+    here: Nat
+    there: Nat
+    ice: Sequence[str]
+    why: str
+    hint: str
+    relay: bool = False
+
+
 async def test_no_way(world: World) -> None:
-    """Exit code 6, and a hint that names what was seen."""
+    """The message and the hint name what was seen; all at once, for each takes its time to be sure."""
     two = (world.turn.stun, world.turn.other_stun)
-    wrong = world.turn.url("udp").replace(PASSWORD, "wrong")
+    turn = world.turn.url("udp")
+    wrong = turn.replace(PASSWORD, "wrong")
+    cases = [
+        NoWay(Nat.SYMMETRIC, Nat.SYMMETRIC, two, "both sides are behind symmetric NATs", "TURN"),
+        NoWay(Nat.PORT_RESTRICTED, Nat.SYMMETRIC, two, "the far side is behind a symmetric NAT", "TURN"),
+        NoWay(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, two, "blocked here", "turns:"),
+        NoWay(Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, two, "blocked there", "turns:"),
+        NoWay(Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, (), "without STUN", "TURN"),
+        NoWay(Nat.SYMMETRIC, Nat.SYMMETRIC, [wrong], "refuses the user or the password", "--ice"),
+        NoWay(Nat.NONE, Nat.NONE, [wrong], "refuses the user or the password", "--ice", relay=True),
+        NoWay(Nat.NONE, Nat.NONE, two, "no TURN server is known", "--ice", relay=True),
+        NoWay(Nat.UDP_BLOCKED, Nat.NONE, [turn], "does not answer", "firewall", relay=True),
+    ]
+    async with AsyncExitStack() as stack:
+        sides = {(case.here, "a") for case in cases} | {(case.there, "b") for case in cases}
+        machines = {
+            side: await stack.enter_async_context(machine(world.host(*side)))
+            for side in sorted(sides, key=str)
+        }
 
-    async def fails(here: Nat, there: Nat, why: str, hint: str, *ice: str, relay: bool = False) -> None:
-        name, options = f"peer-{next(serial)}", world.options(*ice)
-        async with world.host(there, "b").peercli("listen", "--id", name, *options) as listen:
-            await listen.says("Listening as")
-            relay_option = ["--relay"] if relay else []
-            async with world.host(here, "a").peercli("connect", name, *options, *relay_option) as connect:
-                assert await connect.exit_code() == 6
-                assert why in connect.stderr
-                assert hint in connect.stderr.partition("hint: ")[2]
+        async def fails(case: NoWay) -> None:
+            caller, called = f"peer-{next(serial)}", f"peer-{next(serial)}"
+            start = {"do": "start", "server": world.broker, "ice": list(case.ice)}
+            here, there = machines[case.here, "a"], machines[case.there, "b"]
+            await there.ask(id=called, **start)
+            await here.ask(id=caller, relay=case.relay, **start)
+            cell = await here.ask(do="connect", id=caller, to=called)
+            assert cell.outcome == "negotiation-failed", (case, cell)
+            assert case.why in cell.message, (case, cell)
+            assert case.hint in cell.hint, (case, cell)
 
-    await asyncio.gather(
-        fails(Nat.SYMMETRIC, Nat.SYMMETRIC, "both sides are behind symmetric NATs", "TURN", *two),
-        fails(Nat.PORT_RESTRICTED, Nat.SYMMETRIC, "the far side is behind a symmetric NAT", "TURN", *two),
-        fails(Nat.UDP_BLOCKED, Nat.PORT_RESTRICTED, "blocked here", "turns:", *two),
-        fails(Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, "blocked there", "turns:", *two),
-        fails(Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED, "without STUN", "TURN"),
-    )
-    await asyncio.gather(
-        fails(Nat.SYMMETRIC, Nat.SYMMETRIC, "refuses the user or the password", "--ice", wrong),
-        fails(Nat.NONE, Nat.NONE, "refuses the user or the password", "--ice", wrong, relay=True),
-        fails(Nat.NONE, Nat.NONE, "no TURN server is known", "--ice", *two, relay=True),
-        fails(Nat.UDP_BLOCKED, Nat.NONE, "does not answer", "firewall", world.turn.url("udp"), relay=True),
-    )
+        await asyncio.gather(*map(fails, cases))
+
+
+async def test_no_way_in_a_shell(world: World) -> None:
+    """Exit code 6, and the hint on a line of its own."""
+    options = [*world.options(world.turn.stun), "--relay"]
+    async with world.host(Nat.NONE, "b").peercli("listen", "--id", "shell", *options) as listen:
+        await listen.says("Listening as")
+        async with world.host(Nat.NONE, "a").peercli("connect", "shell", *options) as connect:
+            assert await connect.exit_code() == 6
+            assert "no TURN server is known" in connect.stderr
+            assert "--ice turn:" in connect.stderr.partition("\nhint: ")[2]
+
+
+async def test_consent_over_a_round_trip_of_a_second(world: World) -> None:
+    """An idle connection lives on for longer than consent lasts that nobody gives."""
+    slow = world.lab.home("slow", Nat.PORT_RESTRICTED, Shape(delay=0.5)).host()
+    options, module = [*world.options(world.turn.stun), "--no-reconnect"], ("tests.netlab.impatient",)
+    async with world.host(Nat.NONE, "b").peercli(
+        "listen", "--id", "afar", "--echo", *options, module=module
+    ) as listen:
+        await listen.says("Listening as")
+        async with slow.peercli("connect", "afar", "--timeout", "60", *options, module=module) as connect:
+            await connect.write("before\n")
+            assert await connect.line() == "before"
+            await asyncio.sleep(CONSENT_TIMEOUT + 3)
+            await connect.write("after\n")
+            assert await connect.line() == "after"
+            connect.end_input()
+            assert await connect.exit_code() == 0, connect.stderr

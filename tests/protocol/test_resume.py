@@ -190,3 +190,16 @@ def test_weights() -> None:
     assert weight(["x" * 1000]) == 1128
     assert weight({"key": b"x" * 1000}) > 1000
     assert weight(None) == weight(1.5) == 64
+
+
+def test_what_will_not_be_sent_is_freed_and_what_came_can_be_read() -> None:
+    session = Session("secret")
+    session.push(b"never acknowledged")
+    while session.ready:
+        session.next()
+    session.push(b"never sent")
+    session.arrive("from the far side")
+    session.discard()
+    assert not session.ready
+    assert session.room
+    assert session.read() == "from the far side"
