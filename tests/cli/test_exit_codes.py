@@ -107,10 +107,7 @@ async def reader_gone(shell: Shell, folder: Path) -> Done:
 
 TABLE: dict[Exit, tuple[Case, ...]] = {
     Exit.DONE: (alone("--version"), beside(("listen",), ("connect", "ID"))),
-    Exit.FAULT: (
-        without("msgpack"),
-        without("platformdirs"),
-    ),  # while it works, and while it reads its options
+    Exit.FAULT: (without("msgpack"), without("platformdirs")),  # as it works, and as it reads its options
     Exit.USAGE: (
         alone("pipe", "--no-such-option"),
         alone("pipe", "--server", "ftp://x", "y"),
