@@ -143,19 +143,22 @@ def _compare(base: Path, broker: str, options: argparse.Namespace) -> None:
         for what, source in sources.items():
             ours, theirs = [], []
             for number in range(options.rounds):
-                ours.append(_cleared(by_peercli, broker, source, base / f"{number}"))
+                ours.append(_once(by_peercli, broker, source, base / f"{source.name}-{number}-ours"))
                 if servers is not None:
-                    theirs.append(_cleared(by_wormhole, servers, source, base / f"{number}"))
+                    folder = base / f"{source.name}-{number}-theirs"
+                    theirs.append(_once(by_wormhole, servers, source, folder))
             _print(what, "peercli", ours, theirs)
             if theirs:
                 _print(what, "wormhole", theirs, None)
 
 
-def _cleared(run: Callable[[T, Path, Path], Run], servers: T, source: Path, folder: Path) -> Run:
+def _once(run: Callable[[T, Path, Path], Run], servers: T, source: Path, folder: Path) -> Run:
+    """Small files stay until the end: ext4 goes around what was deleted lately, file by file, for minutes."""
     try:
         return run(servers, source, folder)
     finally:
-        shutil.rmtree(folder)
+        if source.is_file():
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
