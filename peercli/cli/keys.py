@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import termios
 import tty
 from collections.abc import Callable, Iterator
@@ -50,13 +51,21 @@ class Keys:
         """Leave the terminal as it was."""
         modes, self._modes = self._modes, None
         if modes is not None:
-            asyncio.get_running_loop().remove_reader(0)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(0)
+            loop.remove_signal_handler(signal.SIGCONT)
             if _is_ours():  # else the shell has seen to it, and touching it would stop us
                 termios.tcsetattr(0, termios.TCSANOW, modes)
 
     def _take(self) -> None:
         if self._modes is None and _is_ours():
             self._modes = termios.tcgetattr(0)
+            self._set()
+            # After Ctrl-Z and fg, the terminal is as the shell had it.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._set)
+
+    def _set(self) -> None:
+        if _is_ours():
             tty.setcbreak(0, termios.TCSANOW)
             asyncio.get_running_loop().add_reader(0, self._read)
 

@@ -190,8 +190,8 @@ _REFUSALS = {  # what is told, and the hint
     "no-secret": ("the far side has no secret set", "start it with the same --secret, or leave it out here"),
     "needs-secret": ("the far side wants a secret", "say --secret TEXT, or --secret-file FILE"),
     "key": (
-        "the far side does not have the key that is known for it",
-        "somebody is in between, or it has a new key: then pair again",
+        "WARNING: the far side does not have the key that is remembered for it",
+        "somebody may be in between; or it has a new key: ask by another way, then pair again",
     ),
     "stranger": ("the far side does not know our key", "pair with it: peercli pair"),
     "unproved": (
@@ -354,11 +354,10 @@ def _recognise(credentials: Credentials, message: dict[str, Any], side: str, tra
             if _verifies(key, signature, _signed(side, transcript)):
                 return name
     if credentials.strict:
-        raise (
-            failure("key")
-            if side == "callee"
-            else failure("stranger", "the far side has none of the keys that are let in")
-        )
+        if side == "caller":
+            raise failure("stranger", "the far side has none of the keys that are let in")
+        names = " or ".join(credentials.known)
+        raise failure("key", f"WARNING: the far side does not have the key that is remembered for {names}")
     return ""
 
 

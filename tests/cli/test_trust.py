@@ -220,7 +220,8 @@ async def test_a_changed_key_is_refused(shell: Shell, tmp_path: Path) -> None:
         await there.says("Listening as ")
         done = await shell.run("connect", "desk", input=b"hello\n", env=lap)
         assert (done.code, done.out) == (10, b"")
-        assert "does not have the key" in done.err
+        assert "WARNING: the far side does not have the key that is remembered for desk" in done.err
+        assert "hint: somebody may be in between" in done.err
         await there.says("Refused ")
 
 
