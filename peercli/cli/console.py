@@ -165,6 +165,10 @@ class Console:
         """A line of data on stdout."""
         await self.stdout.write(text.encode(errors="replace") + b"\n")
 
+    async def write_styled(self, text: str) -> None:
+        """A line on stdout with our own colours in it, in which all that others said is `printable`."""
+        await self._stdout.write(text.encode(errors="replace") + b"\n")
+
     async def fail(self, error: PeerError, exit_code: int) -> None:
         """Say what went wrong, and what can be done."""
         if self.json:

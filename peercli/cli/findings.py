@@ -47,4 +47,4 @@ class FindingView:
     async def _show(self, text: Text) -> None:
         with self._screen.capture() as capture:
             self._screen.print(text)
-        await self._console.write_line(capture.get().rstrip("\n"))
+        await self._console.write_styled(capture.get().rstrip("\n"))

@@ -106,6 +106,11 @@ async def test_what_is_like_nothing_is_shown_the_help(shell: Shell) -> None:
     ]
 
 
+async def test_a_value_of_another_kind(shell: Shell) -> None:
+    done = await shell.run("connect", "x", "--timeout", "soon")
+    assert done.err.splitlines()[0] == ("peercli: invalid value for '--timeout': it should be a valid number")
+
+
 async def test_an_id_of_any_shape(shell: Shell, tmp_path: Path) -> None:
     """Spaces, dashes and a digit in front are fine as an argument, an option, a contact, and to --allow."""
     listener, caller = f"7 up {fresh('a-b_c')}", f"0 {fresh('my phone')}"

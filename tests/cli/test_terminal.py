@@ -177,3 +177,11 @@ async def test_a_secret_that_is_asked_for(shell: Shell) -> None:
         child.send("\x04")
         assert await exit_code(child) == 0
         assert "hush" not in shown + str(child.before)
+
+
+async def test_the_colours_of_doctor(shell: Shell) -> None:
+    """They are the terminal's to obey, not to be read."""
+    child = terminal(shell, "doctor")
+    await shows(child, "\x1b\\[1mbroker\x1b\\[0m\r\n")
+    await shows(child, "\x1b\\[1mverdict\x1b\\[0m\r\n")
+    assert await exit_code(child) == 0
