@@ -30,6 +30,7 @@ from tests.commands import Command, peercli
 
 __all__: list[str] = []
 
+AT_ONCE = 6  # visitors: a busy machine has them come later, and not all together
 SAMPLE_EVERY = 60.0  # s
 SETTLED_AFTER = 5  # samples; by then all has been imported and used once
 ANSWER = 30.0  # s for a process to say what it has
@@ -173,10 +174,12 @@ async def _soak(processes: list[Watched], place: Place, seconds: float, connecti
     begun = time.monotonic()
     done: Counter[str] = Counter()
     failed: Counter[str] = Counter()
+    turns = asyncio.Semaphore(AT_ONCE)
 
     async def visit(kind: str) -> None:
         try:
-            await KINDS[kind](place)
+            async with turns:
+                await KINDS[kind](place)
         except (AssertionError, OSError) as error:
             failed[kind] += 1
             print(f"{kind}: {error}", flush=True)
@@ -212,7 +215,10 @@ async def _soak(processes: list[Watched], place: Place, seconds: float, connecti
             for name, count in after.types.items()
             if name in before.types and count > before.types[name]
         }
-        print(f"{process}, collected: {before.objects} objects, now {after.objects}; more of: {more}")
+        print(
+            f"{process}, collected: {before.objects} objects, now {after.objects}; of malloc's "
+            f"{before.used / 1e6:.1f} MB, now {after.used / 1e6:.1f}; more of: {more}"
+        )
 
 
 def main() -> None:
