@@ -15,6 +15,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from peercli.server.envelope import NO_PAYLOAD, open_envelope, seal
 
 __all__ = [
@@ -65,7 +67,7 @@ _KNOWN_TYPES = _RELAYED_TYPES | {"HEARTBEAT"}
 Link = TypeVar("Link", bound=Hashable)
 
 
-class Send(NamedTuple, Generic[Link]):
+class Send(msgspec.Struct, Generic[Link], gc=False):
     """Send this text (UTF-8) on the link."""
 
     link: Link

@@ -88,6 +88,9 @@ class Sessions:
         self._loop = asyncio.get_running_loop()
         self._rates = Rates(self.limits.message_rate, self.limits.message_burst)
         self._names = count(1)
+        self._turn_ends = False  # will `_end_turn` be called?
+        self._unsent: list[Socket] = []
+        self._handled: list[tuple[int, float]] = []  # messages that came together, and since when
         self.tenants: dict[str, Tenant] = {}
         """By the name of their key."""
         self.sockets: dict[Socket, None] = {}
@@ -228,12 +231,31 @@ class Sessions:
         if (tenant := socket.tenant) is not None:
             self._apply(tenant.realm.receive(socket, data, socket.heard_at), tenant)
 
-    def handled(self, count: int, begun: float) -> None:
-        """What came has been passed on; it leaves at the end of this turn of the loop."""
-        self._loop.call_soon(self._took, count, begun)
+    def unsent(self, socket: Socket) -> None:
+        """A socket has something to send."""
+        self._unsent.append(socket)
+        self._end_turn_soon()
 
-    def _took(self, count: int, begun: float) -> None:
-        self._counts.took(time.perf_counter() - begun, count)
+    def handled(self, count: int, begun: float) -> None:
+        """What came has been passed on."""
+        self._handled.append((count, begun))
+        self._end_turn_soon()
+
+    def _end_turn_soon(self) -> None:
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Let out what all the sockets that were read from have caused: a write costs more than a message."""
+        self._turn_ends = False
+        for socket in self._unsent:
+            socket.flush()
+        self._unsent.clear()
+        now = time.perf_counter()
+        for messages, begun in self._handled:
+            self._counts.took(now - begun, messages)
+        self._handled.clear()
 
     def lost(self, socket: Socket) -> None:
         """A socket has ended."""

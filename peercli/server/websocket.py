@@ -33,6 +33,9 @@ class Owner(Protocol):
     def received(self, socket: Socket, data: bytes) -> None:
         """A message: text, or bytes that stand for it."""
 
+    def unsent(self, socket: Socket) -> None:
+        """There is something to send: `flush` is to be called at the end of this turn of the loop."""
+
     def handled(self, count: int, begun: float) -> None:
         """So many messages, whose reading began at `begun` (perf_counter), have been passed on."""
 
@@ -64,7 +67,6 @@ class Socket(asyncio.Protocol):
         "address",
         "closing",
         "heard_at",
-        "leaving",
         "name",
         "peer_id",
         "tenant",
@@ -92,7 +94,6 @@ class Socket(asyncio.Protocol):
         """Where it belongs: its owner's own."""
         self.closing = False
         """Whether goodbye has been said."""
-        self.leaving: asyncio.Event | None = None  # set when the socket ends, if somebody waits for it
         self.heard_at = loop.time()
         self._frames = FrameReader(owner.limits.max_message)
         self._unsent: list[bytes] = []  # leaves at the end of this turn of the loop
@@ -114,12 +115,13 @@ class Socket(asyncio.Protocol):
         if waiting + size > self._owner.limits.max_outbox:
             return False
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            self._owner.unsent(self)
         self._unsent += (head(opcode, size), data)
         self._unsent_size += size
         return True
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what has gathered."""
         if self._unsent:
             self.transport.write(b"".join(self._unsent))
             self._unsent.clear()
@@ -134,7 +136,7 @@ class Socket(asyncio.Protocol):
         if self.closing:
             return
         self._unsent.append(close_frame(code, reason))
-        self._flush()
+        self.flush()
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -177,8 +179,6 @@ class Socket(asyncio.Protocol):
             self._timer.cancel()
         if self._answered is not None:
             self._answered.set()
-        if self.leaving is not None:
-            self.leaving.set()
         self._owner.lost(self)
 
     def _take(self, messages: list[tuple[int, bytes]], paid: int = 0) -> None:

@@ -499,7 +499,6 @@ async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
         async def chat(socket: ClientConnection) -> None:
             while True:
                 await send(socket, "OFFER", dst="beating")
-                assert (await receive(beating))["src"] == "chatty"
                 await asyncio.sleep(0.2)
 
         beats = asyncio.create_task(beat())
@@ -507,7 +506,10 @@ async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
             with pytest.raises(ConnectionClosed):
                 await chat(chatty)
         await send(beating, "OFFER", dst="beating")
-        assert (await receive(beating))["src"] == "beating"
+        heard = [(await receive(beating))["src"]]
+        while heard[-1] != "beating":
+            heard.append((await receive(beating))["src"])
+        assert heard.count("chatty") > 1
         beats.cancel()
 
 
