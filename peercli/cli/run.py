@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from peercli.errors import PeerError
 
 __all__ = ["explain", "run"]
 
+START_UP = 1.0  # s from when the work begins until Python looks for garbage
 _SIGNALS = {
     signal.SIGINT: Exit.INTERRUPTED,
     signal.SIGTERM: Exit.TERMINATED,
@@ -53,6 +55,7 @@ def run(
 async def _supervise(work: Callable[[Console], Awaitable[None]], console: Console) -> Exit:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work(console))
+    loop.call_later(START_UP, gc.enable)
     received: list[Exit] = []
 
     def interrupt(code: Exit) -> None:
