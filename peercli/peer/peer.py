@@ -83,7 +83,8 @@ class Peer(Emitter):
     Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
     (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds), `authenticated`
     (a connection that is about to open, Proven), `refused` (the id of a peer that did not prove what it
-    had to, AuthenticationFailed) and `declined` (the Offer that was not admitted).
+    had to, AuthenticationFailed) and `declined` (the Offer that is not wanted, or has no
+    room).
 
     Args:
         id: who to be; by default a fresh random id, made here.
@@ -655,10 +656,14 @@ class Peer(Emitter):
             self._decline(offer, auth=True)
             self.emit("refused", offer.peer, unlike(offer.peer, wants=False))
             return
-        if not self._may_knock(offer) if offer.auth else not (self._has_room(offer) and self._wants(offer)):
+        has_room = self._has_room(offer)
+        if offer.auth and not self._may_knock(offer):
             self._decline(offer)
             return
-        has_room = self._has_room(offer)
+        if not offer.auth and not (has_room and self._wants(offer)):
+            self._decline(offer)
+            self.emit("declined", offer)
+            return
         connection: DataConnection | MediaConnection
         try:
             adopt = self._adopt if offer.kind == "data" else self._adopt_call
@@ -678,6 +683,7 @@ class Peer(Emitter):
                 self.emit("connection", connection)
         elif not has_room:
             self._knocking.add(offer.connection_id)
+            self.emit("declined", offer)
             connection.decline()
         elif not self.emit("call", connection):
             self._calls.put_nowait(connection)
@@ -699,19 +705,17 @@ class Peer(Emitter):
         """Whether we want who has proved all that was asked."""
         knocks = offer.connection_id in self._knocking
         if (knocks and not self._has_room(offer)) or not self._wants(offer):
+            self.emit("declined", offer)
             return False
         self._knocking.discard(offer.connection_id)
         return True
 
     def _wants(self, offer: Offer) -> bool:
         try:
-            admitted = self._admit is None or self._admit(offer)
+            return self._admit is None or self._admit(offer)
         except Exception as error:  # noqa: BLE001  it is the user's
             self.emit("error", error)
-            admitted = False
-        if not admitted:
-            self.emit("declined", offer)
-        return admitted
+            return False
 
     def _decline(self, offer: Offer, *, auth: bool = False) -> None:
         self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True, auth=auth))

@@ -31,6 +31,26 @@ async def test_both_sides_end_with_10_where_the_secrets_differ(shell: Shell, wai
         assert "hint:" in here.err
 
 
+async def test_a_call_ends_with_10_where_the_secrets_differ(shell: Shell) -> None:
+    box, media = fresh("box"), ["--video", "test", "--audio", "none", "--size", "320x240", "--fps", "5"]
+    async with shell.peercli("call", "--id", box, "--secret", "right", *media) as there:
+        await there.says("Listening as")
+        here = await shell.run("call", box, "--secret", "wrong", *media)
+        assert here.code == await there.exit_code() == 10
+        assert "In a call" not in here.err + there.stderr
+
+
+async def test_a_call_that_is_not_taken_is_told_of(shell: Shell) -> None:
+    """Who declines proves who it is, where a secret is due; and says whom it has declined."""
+    media = ["--video", "test", "--audio", "none", "--size", "320x240", "--fps", "5"]
+    for trust in (["--secret", "right"], []):
+        box, caller = fresh("box"), fresh("caller")
+        async with shell.peercli("listen", "--id", box, *trust) as there:
+            await there.says("Listening as")
+            assert (await shell.run("call", box, "--id", caller, *trust, *media)).code == 8
+            await there.says(f"Refused {caller}: its call is not wanted here")
+
+
 async def test_a_secret_from_a_file(shell: Shell, tmp_path: Path) -> None:
     box = fresh("box")
     (tmp_path / "secret").write_text("right\n")
