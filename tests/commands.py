@@ -108,10 +108,10 @@ class Command:
         assert self.process.stdin
         self.process.stdin.close()
 
-    async def exit_code(self) -> int:
-        """Its exit code, once it has ended."""
+    async def exit_code(self, within: float = WITHIN) -> int:
+        """Its exit code, once it has ended; `within` more seconds if that takes long by itself."""
         try:
-            async with asyncio.timeout(WITHIN):
+            async with asyncio.timeout(within):
                 code = await self.process.wait()
                 await self._listening
         except TimeoutError:

@@ -33,6 +33,7 @@ PATIENCE = 150.0  # s from the end of the disturbance
 SETTLED = 0.3  # s for what was on its way to be counted
 AFTER = 1.0  # s that it has to go on for
 SPARE = 10.0  # s a file takes longer: until the disturbance comes, on a busy machine
+ENDS = 90.0  # s for the rest of it, once it goes on
 
 _serials = itertools.count(1)
 
@@ -265,7 +266,7 @@ async def _stream(
                 writing.cancel()
                 reading.cancel()
                 await asyncio.gather(reading, writing, return_exceptions=True)
-            codes = await sending.exit_code(), await receiving.exit_code()
+            codes = await sending.exit_code(ENDS), await receiving.exit_code(ENDS)
     assert codes == (0, 0), (codes, sending.stderr, receiving.stderr)
     assert digest.digest() == expected.digest(), "what arrived is not what was sent"
     return Outcome(seconds, "")
@@ -311,7 +312,7 @@ async def _file(
                     receiving.process.send_signal(signal.SIGSTOP)  # so that it is not over before
                     await _refused_to_others(world, code, options)
                     receiving.process.send_signal(signal.SIGCONT)
-                codes = await sending.exit_code(), await receiving.exit_code()
+                codes = await sending.exit_code(ENDS), await receiving.exit_code(ENDS)
             except TimeoutError:
                 raise AssertionError(f"it stood still: {sending.stderr}") from None
             finally:
@@ -328,7 +329,7 @@ async def _refused_to_others(world: World, code: str, options: Sequence[str]) ->
     with tempfile.TemporaryDirectory() as empty:
         other = world.lab.internet.peercli("receive-file", code, "--save-dir", empty, *options)
         async with other as thief:
-            ended = await thief.exit_code()
+            ended = await thief.exit_code(ENDS)
         assert (ended, os.listdir(empty)) == (10, []), (ended, thief.stderr)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.netlab.lab import Lab, Nat, Node, needed
 from tests.netlab.servers import Turn, broker, coturn
-from tests.netlab.world import relayed, serial, talk
+from tests.netlab.world import GIVES_UP, relayed, serial, talk
 
 SERVER, SERVER6 = "198.18.0.1", "2001:db8::1"
 PORT = 9000
@@ -88,7 +88,7 @@ async def test_from_the_one_to_the_other(world: World) -> None:
         async with there.peercli("listen", "--id", name, *old(OLD.stun)) as listen:
             await listen.says("Listening as")
             async with here.peercli("connect", name, *new(NEW.stun)) as connect:
-                assert await connect.exit_code() == 6
+                assert await connect.exit_code(GIVES_UP) == 6
                 assert "this side has IPv6 alone, the far side IPv4" in connect.stderr
                 assert "TURN" in connect.stderr.partition("hint: ")[2]
 
@@ -97,7 +97,7 @@ async def test_from_the_one_to_the_other(world: World) -> None:
 
 async def test_doctor_without_ipv4(world: World) -> None:
     async with world.host(ipv4=False).peercli("doctor", "--json", *new(NEW.url("udp"))) as doctor:
-        assert await doctor.exit_code() == 0, doctor.stderr
+        assert await doctor.exit_code(GIVES_UP) == 0, doctor.stderr
         said = (await doctor.read()).decode()
     assert "IPv6 is there" in said
     assert "no IPv4 here" in said

@@ -14,7 +14,7 @@ from tests.netlab.lab import Lab, Nat, needed
 from tests.netlab.matrix import machine
 from tests.netlab.servers import PASSWORD, broker
 from tests.netlab.shaper import Shape
-from tests.netlab.world import World, goes_direct, relayed, serial, talk
+from tests.netlab.world import GIVES_UP, World, goes_direct, relayed, serial, talk
 
 FAR = Shape(delay=0.05)
 
@@ -150,7 +150,7 @@ async def test_no_way_in_a_shell(world: World) -> None:
     async with world.host(Nat.NONE, "b").peercli("listen", "--id", "shell", *options) as listen:
         await listen.says("Listening as")
         async with world.host(Nat.NONE, "a").peercli("connect", "shell", *options) as connect:
-            assert await connect.exit_code() == 6
+            assert await connect.exit_code(GIVES_UP) == 6
             assert "no TURN server is known" in connect.stderr
             assert "--ice turn:" in connect.stderr.partition("\nhint: ")[2]
 

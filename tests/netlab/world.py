@@ -12,8 +12,9 @@ from tests.commands import Command
 from tests.netlab.lab import Lab, Nat, Node
 from tests.netlab.servers import broker, coturn
 
-__all__ = ["World", "event", "goes_direct", "relayed", "serial", "talk"]
+__all__ = ["GIVES_UP", "World", "event", "goes_direct", "relayed", "serial", "talk"]
 
+GIVES_UP = 90.0  # s for a process that starts, and tries everything in vain
 FILTERS_PORTS = {Nat.PORT_RESTRICTED, Nat.SYMMETRIC}
 
 
