@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from peercli.options import random_id
-from peercli.services.lasting import PATIENCE
+from peercli.services.files.receiving import PATIENCE
 from tests.bench.watched import Inside
 from tests.commands import Command, peercli
 
@@ -34,7 +34,7 @@ AT_ONCE = 6  # visitors: a busy machine has them come later, and not all togethe
 SAMPLE_EVERY = 60.0  # s
 SETTLED_AFTER = 5  # samples; by then all has been imported and used once
 ANSWER = 30.0  # s for a process to say what it has
-SPARE = 20.0  # s over PATIENCE, for those who were killed to be given up
+SPARE = 20.0  # s over PATIENCE, which is longest with files, for those who were killed to be given up
 PIECE = 1 << 20  # bytes of a file, or of a pipe
 SLOW = "100k"  # bytes/s: who sends like that is killed in the middle
 
