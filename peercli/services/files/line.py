@@ -24,12 +24,15 @@ R = TypeVar("R")
 class Line:
     """Carries a side's outbox over a connection, in order, at no more than `limit_rate` bytes/s of content.
 
-    `push` after every call of the side that may have filled the outbox; `drained` waits until it is out. Once
-    `over` is set, the end of the connection is no failure.
+    `push` after every call of the side that may have filled the outbox; `drained` waits until it is out.
+
+    Attributes:
+        complete: to be set once the peer has said all it had to. That it leaves is no failure then.
+        over: to be set once both sides have. That we leave needs no word then.
     """
 
     def __init__(self, connection: DataConnection, side: Side, *, limit_rate: float | None = None) -> None:
-        self.over = False
+        self.over = self.complete = False
         self._connection = connection
         self._side = side
         self._limit_rate = limit_rate
@@ -92,7 +95,7 @@ class Line:
                 self._waiting.clear()
                 await self._waiting.wait()
         except (ConnectionClosed, ConnectionLost):
-            if self.over:
+            if self.over or self.complete:
                 self._drained.set()
             await _forever()  # reading, which may be behind, tells why
 
@@ -106,9 +109,9 @@ class Line:
                 self._taking = False
                 self.push()
         except ConnectionLost:
-            if not self.over:
+            if not (self.over or self.complete):
                 raise
-        if self.over:
+        if self.over or self.complete:
             await _forever()
         raise ConnectionLost("the peer closed the connection before everything was there")
 

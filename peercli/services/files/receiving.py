@@ -343,6 +343,7 @@ class _Session:
         actions = self._receiver.received(message, self._loop.time())
         self._actions += actions
         self._queued += len(message) if isinstance(message, bytes) else 0
+        self._line.complete |= any(isinstance(action, Ended) for action in actions)
         if actions:
             self._news.set()
         if self._queued >= ENOUGH or any(isinstance(action, Offered | Ended) for action in actions):
@@ -536,7 +537,8 @@ class _Session:
         self._line.push()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._line.drained()
+                if self._connection.open:
+                    await self._line.drained()
                 return await self._connection.closed()
         return None
 

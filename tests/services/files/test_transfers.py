@@ -525,6 +525,36 @@ async def test_a_sender_that_leaves_while_the_end_is_reported_is_not_lost(
     assert receiver.inbox.ended
 
 
+async def test_a_sender_that_leaves_once_it_has_sent_all_is_not_waited_for(tmp_path: Path) -> None:
+    """As a page does that is told that its file came damaged."""
+    (tmp_path / "f").touch()
+    selection = select_files([str(tmp_path / "f")])
+
+    class Slow(Log):
+        async def __call__(self, event: Event) -> None:
+            if isinstance(event, FileFailed):
+                for theirs in [*receiver.peer._connections.values()]:
+                    await theirs.closed()
+                await asyncio.sleep(0.1)  # for whoever draws conclusions from that
+            await super().__call__(event)
+
+    async with our_server() as url, Receiving(url, tmp_path / "to", log=Slow()) as receiver:
+        async with connected(url) as connection:
+            sender = Sender(selection.entries, selection.id, 0.0)
+            while not (plan := sender.plan()):
+                for message in sender.outbox:
+                    await connection.send(message)
+                sender.outbox.clear()
+                sender.received(await connection.receive(), 0.0)
+            sender.read([Chunk(read.entry, digest="0" * 64) for read in plan])
+            for message in sender.outbox:
+                await connection.send(message)
+            await connection.flush()
+        with pytest.raises(StorageFailed, match="not what was sent"):
+            await receiver.done()
+    assert receiver.log.of(TransferEnded)[0].failed == 1
+
+
 async def test_a_sender_that_missed_the_last_word_may_come_back_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
