@@ -1,7 +1,8 @@
 """The outside of a message between peers: who it is for, and what is inside, unopened.
 
 The broker reads `type` and `dst`, writes `src`, and passes the payload on as the very text that came:
-numbers keep their spelling, and nothing is serialized twice.
+numbers keep their spelling, and nothing is serialized twice. Only half a character, which is no Unicode, is
+replaced by the sign for that (U+FFFD); PeerServer passes it on.
 """
 
 from __future__ import annotations
