@@ -14,7 +14,7 @@ from peercli.protocol.transfer import Side
 
 __all__ = ["Line", "in_thread"]
 
-FAREWELL_TIMEOUT = 1.0  # s to tell the peer that we give up
+FAREWELL_TIMEOUT = 3.0  # s to tell the peer that we give up
 WATCH = 5.0  # s between two looks at the clock
 
 P = ParamSpec("P")
