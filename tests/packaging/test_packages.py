@@ -112,8 +112,7 @@ def test_first_command_of_the_readme(dist: Path, tmp_path: Path) -> None:
     """From a fresh copy, on a fresh home: a virtual environment, and a demo. Then it has all that is its."""
     home = tmp_path / "home"
     home.mkdir()
-    with tarfile.open(only(dist, "*.tar.gz")) as sdist:
-        sdist.extractall(tmp_path, filter="data")
+    run("tar", "xf", only(dist, "*.tar.gz"), home=home, cwd=tmp_path)
     clone = tmp_path / f"peercli-{peercli.__version__}"
     command = re.search(r"```sh\n(python3 -m venv .*)\n```", (clone / "README.md").read_text())
     assert command
