@@ -128,8 +128,7 @@ class MediaConnection(Connection):
         if self.outgoing or self._answered.done():
             return
         if self._gate is None:
-            self._tell_it_is_over()
-            self._refuse(ConnectionClosed("the call was declined"))
+            self._turn_away()
         else:
             self._wanted = False  # a caller who wants proof would not believe the broker
             self._answered.set_result(None)
@@ -147,11 +146,14 @@ class MediaConnection(Connection):
     def _stop_ringing(self) -> None:
         """Tell the far side, while the broker can still be used, that nothing will come of this."""
         if not self.outgoing and not self._answered.done():
-            self._tell_it_is_over()
-            self._refuse(ConnectionClosed("the call was declined"))
+            self._turn_away()
         if self._ringing:
             self._ringing = False
             self._tell_it_is_over()
+
+    def _turn_away(self) -> None:
+        self._tell_it_is_over()
+        self._refuse(ConnectionClosed("the call was declined"))
 
     def _tell_it_is_over(self) -> None:
         """By way of the broker, when there is nothing else between us yet."""

@@ -39,7 +39,7 @@ from peercli.protocol.resume import (
     prove,
 )
 from peercli.services.events import Interrupted, Redialling, Report, Resumed, RouteFound
-from peercli.services.redial import ATTEMPT_TIMEOUT, pause
+from peercli.services.redial import pause, redial
 
 __all__ = ["PATIENCE", "Conversation", "LastingConnection", "Sessions", "connect"]
 
@@ -409,18 +409,15 @@ async def connect(
         return await peer.connect(peer_id, timeout=timeout, **options)
     session, secret = random_id(), secrets.token_hex(SECRET_BYTES)
 
-    async def redial() -> DataConnection:
-        await peer.check()  # what took the connection may have taken the broker's, too
-        connection = await peer.connect(
-            peer_id, timeout=ATTEMPT_TIMEOUT, session=session, resumes=True, **options
-        )
+    async def resume() -> DataConnection:
+        connection = await redial(peer, peer_id, session=session, resumes=True, **options)
         if connection.session is None:
             await connection.close()
             raise Declined("the peer does not know it any more")
         return connection
 
     first = await peer.connect(peer_id, timeout=timeout, session=session, **options)
-    return first if first.session is None else LastingConnection(first, report, secret=secret, redial=redial)
+    return first if first.session is None else LastingConnection(first, report, secret=secret, redial=resume)
 
 
 class Sessions:

@@ -12,7 +12,7 @@ from peercli.services.dial import dialled, first_of
 from peercli.services.files.events import Resuming
 from peercli.services.files.receiving import PATIENCE, Inbox
 from peercli.services.files.sending import FILES, Sending
-from peercli.services.redial import ATTEMPT_TIMEOUT, RETRIES, pause
+from peercli.services.redial import RETRIES, pause, redial
 
 __all__ = ["fetch_files", "hand_over_files"]
 
@@ -63,9 +63,7 @@ async def fetch_files(
             failure: PeerError | None = None
             try:
                 if connection is None:
-                    await peer.check()  # what took the connection may have taken the broker's, too
-                    limit = min(timeout, ATTEMPT_TIMEOUT)
-                    connection = await peer.connect(peer_id, timeout=limit, **FILES)
+                    connection = await redial(peer, peer_id, timeout=timeout, **FILES)
                 await announce(connection, inbox.report)
                 await inbox.serve(connection)
                 return

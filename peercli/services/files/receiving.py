@@ -500,7 +500,7 @@ class _Session:
         transfer = self._here()
         await self._tell(await in_thread(self._stopped, transfer.keeping.finish))
         self._receiver.finish()
-        self._line.over = True  # the sender may leave while we still report
+        self._line.over = True  # both have said all they had to; what follows is for our user
         self._line.push()
         await self._end(transfer)
         last = await self._last_word()

@@ -29,7 +29,7 @@ from peercli.services.files.events import FileFailed, FileSent, FileSkipped, Res
 from peercli.services.files.line import Line, in_thread
 from peercli.services.files.outgoing import Reader, Selection
 from peercli.services.files.progress import Meter, offer_of
-from peercli.services.redial import ATTEMPT_TIMEOUT, RETRIES, pause
+from peercli.services.redial import RETRIES, pause, redial
 
 __all__ = ["FILES", "Sending", "send_files"]
 
@@ -73,9 +73,7 @@ async def send_files(
             sent = sending.sent
             try:
                 if connection is None:
-                    await peer.check()  # what took the connection may have taken the broker's, too
-                    limit = min(timeout, ATTEMPT_TIMEOUT)
-                    connection = await peer.connect(peer_id, timeout=limit, **FILES)
+                    connection = await redial(peer, peer_id, timeout=timeout, **FILES)
                 await announce(connection, sending.report)
                 await sending.over(connection)
                 break
