@@ -195,6 +195,7 @@ async def test_ctrl_c_hangs_up(shell: Shell) -> None:
     async with waiting(shell) as (name, callee):
         async with shell.peercli("call", name, "--audio", "test") as caller:
             await caller.says("In a call with")
+            await callee.says("In a call with")  # which on that side may come a little later
             caller.process.send_signal(signal.SIGINT)
             assert await callee.exit_code() == 0, callee.stderr
             assert await caller.exit_code() == 130
