@@ -21,8 +21,11 @@ any_text = st.text(st.characters(exclude_categories=()))
 emoji = st.text(st.sampled_from("😀👩‍🚀🇺🇳é漢\u0000\ufeff\u2028"))
 long_values = st.sampled_from(["x" * 0x10000, "漢" * 30_000, "😀" * 20_000, bytes(range(256)) * 300])
 
-# JavaScript puts keys that look like array indexes first, and "__proto__" is not a key at all to it.
-keys = st.text().filter(lambda key: not key.isdecimal() and key != "__proto__")
+RESERVED = ("__peerData", "__proto__", "constructor", "hasOwnProperty", "BYTES_PER_ELEMENT")
+"""Keys that mean something to PeerJS, JavaScript or its packer."""
+
+# JavaScript puts keys that look like array indexes first.
+keys = st.text().filter(lambda key: not key.isdecimal() and key not in RESERVED)
 
 any_int = st.integers(-(2**63), 2**64 - 1) | st.sampled_from(edges + big_edges)
 # Below -2^31 the JavaScript unpacker rounds to multiples of 2048.
