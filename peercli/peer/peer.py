@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -36,15 +34,18 @@ from peercli.options import (
     random_id,
     random_token,
 )
+from peercli.peer.arrivals import Arrivals
 from peercli.peer.auth import Gate, no_from, unlike
 from peercli.peer.broker import Event
 from peercli.peer.brokers import BrokerSockets
 from peercli.peer.connection import Connection
 from peercli.peer.data import DataConnection
-from peercli.peer.directory import ICE_TIMEOUT, list_peers, offered_ice
+from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
+from peercli.peer.ice import IceKeeper
 from peercli.peer.media import MediaConnection, check_video_codec
 from peercli.protocol.auth import Credentials
+from peercli.protocol.early import EarlyCandidates
 from peercli.protocol.messages import (
     MAX_ID_LENGTH,
     MAX_LABEL_LENGTH,
@@ -60,16 +61,13 @@ from peercli.rtc.media import MediaStream
 
 __all__ = ["Peer"]
 
-C = TypeVar("C")
+C = TypeVar("C", bound=Connection)
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 30.0  # s
-ICE_RETRY = 600.0  # s before a broker that offered no servers is asked again
 MAX_CONNECTIONS = 1024  # of one peer, unless told otherwise
 MAX_KNOCKING = 64  # beside those: who is about to prove who it is
-MAX_EARLY = 64  # candidates kept for one connection whose offer has not come
-MAX_EARLY_CONNECTIONS = 256  # such connections; the oldest go first
 LISTENER_TIMEOUT = 5.0  # s that listeners have to come to their end when the peer is destroyed
 
 
@@ -136,7 +134,7 @@ class Peer(Emitter):
         if not self.brokers:
             raise UsageError("a peer needs a broker")
         self.token = token or random_token()
-        self.ice = IceOptions(
+        ice = IceOptions(
             DEFAULT_ICE_SERVERS
             if ice_servers is None
             else tuple(parse_ice_server(one) if isinstance(one, str) else one for one in ice_servers),
@@ -144,9 +142,7 @@ class Peer(Emitter):
             port_range,
             tuple(interfaces),
         )
-        self._takes_offered_ice = ice_servers is None
-        self._ice_keeper: asyncio.Task[None] | None = None
-        self._ice_known = asyncio.Event()  # whether the broker offers servers
+        self._ice = IceKeeper(ice, self.brokers, self.id, self.token, asks=ice_servers is None)
         self.max_connections = max_connections
         self.lasting = lasting
         self._admit = admit
@@ -158,11 +154,10 @@ class Peer(Emitter):
         self._open = False
         self._destroyed = False
         self._gone = asyncio.Event()  # nothing is left but listeners
-        self._connections: dict[str, DataConnection | MediaConnection] = {}
-        self._incoming: asyncio.Queue[DataConnection | None] = asyncio.Queue()  # None: see what _refusal says
-        self._calls: asyncio.Queue[MediaConnection | None] = asyncio.Queue()  # the same
-        self._refusal: PeerError | None = None
-        self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
+        self._connections: dict[str, Connection] = {}
+        self._incoming: Arrivals[DataConnection] = Arrivals()
+        self._calls: Arrivals[MediaConnection] = Arrivals()
+        self._early = EarlyCandidates()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # The broker -------------------------------------------------------------------------------
@@ -195,24 +190,12 @@ class Peer(Emitter):
             self._socket = BrokerSockets(self.brokers, self.id, self.token, self._on_event)
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_future()
-            self._refusal = None
+            self._incoming.go_on()
+            self._calls.go_on()
             self._socket.connect()
-        if self._takes_offered_ice and self._ice_keeper is None:
-            self._ice_keeper = asyncio.create_task(self._keep_ice())
+        self._ice.start()
         await asyncio.shield(self._opening)
-        if self._takes_offered_ice:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ICE_TIMEOUT):
-                    await self._ice_known.wait()
-
-    async def _keep_ice(self) -> None:
-        """Use the servers that the broker offers, with credentials that are good for a while yet."""
-        while True:
-            offer = await offered_ice(self.brokers, self.id, self.token)
-            if offer is not None:
-                self.ice = replace(self.ice, servers=offer.servers)
-            self._ice_known.set()
-            await asyncio.sleep(offer.ttl / 2 if offer else ICE_RETRY)
+        await self._ice.settled()
 
     def disconnect(self) -> None:
         """Leave the broker: nobody new can find us. Connections that are open go on, others fail."""
@@ -250,9 +233,7 @@ class Peer(Emitter):
             await asyncio.gather(*(connection.close() for connection in list(self._connections.values())))
             if self._socket is not None:
                 await self._socket.close()
-            if self._ice_keeper is not None:
-                self._ice_keeper.cancel()
-                await asyncio.wait([self._ice_keeper])
+            await self._ice.close()
             if self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
@@ -322,6 +303,16 @@ class Peer(Emitter):
             connection._fail(Disconnected("this peer left its broker before the connection was made"))
         if was_open:
             self.emit("disconnected", self.id)
+
+    def _refuse(self, error: PeerError) -> None:
+        """Nobody new can find us: let `accept` and `accept_call` raise, once what has come is accepted."""
+        self._incoming.end(error)
+        self._calls.end(error)
+
+    @property
+    def ice(self) -> IceOptions:
+        """How the next connection looks for a path."""
+        return self._ice.options
 
     @property
     def credentials(self) -> Credentials:
@@ -420,7 +411,7 @@ class Peer(Emitter):
             session=session,
             resumes=resumes,
         )
-        return self._adopt(offer, outgoing=True)
+        return self._adopt(DataConnection, offer, outgoing=True)
 
     def _check_can_reach(self, peer: str, metadata: Any) -> None:
         if self._opening is None or self._destroyed:
@@ -461,31 +452,11 @@ class Peer(Emitter):
             Disconnected: the peer was destroyed.
             IdentityRefused: after an outage the broker did not take us back.
         """
-        return await self._next(self._incoming)
+        return await self._incoming.take()
 
-    async def _next(self, queue: asyncio.Queue[C | None]) -> C:
-        while True:
-            connection = await queue.get()
-            if connection is not None:
-                return connection
-            if self._refusal is not None:
-                queue.put_nowait(None)
-                raise self._refusal
-
-    def _refuse(self, error: PeerError) -> None:
-        """Let `accept` and `accept_call` raise, once what is queued has been accepted."""
-        self._refusal = error
-        self._incoming.put_nowait(None)
-        self._calls.put_nowait(None)
-
-    async def connections(self) -> AsyncIterator[DataConnection]:
+    def connections(self) -> AsyncIterator[DataConnection]:
         """Each connection that others open to us; ends when the peer is destroyed, raises as `accept`."""
-        while True:
-            try:
-                connection = await self.accept()
-            except Disconnected:
-                return
-            yield connection
+        return aiter(self._incoming)
 
     # Calls ------------------------------------------------------------------------------------
 
@@ -545,7 +516,8 @@ class Peer(Emitter):
         """
         self._check_can_reach(peer, metadata)
         check_video_codec(video_codec)
-        connection = self._adopt_call(Offer(peer, f"mc_{random_id()}", "media", "", metadata), outgoing=True)
+        offer = Offer(peer, f"mc_{random_id()}", "media", "", metadata)
+        connection = self._adopt(MediaConnection, offer, outgoing=True)
         connection._configure(stream, sdp_transform, video_codec, bitrate)
         return connection
 
@@ -554,52 +526,29 @@ class Peer(Emitter):
 
         May be cancelled without losing one. Raises as `accept`.
         """
-        return await self._next(self._calls)
+        return await self._calls.take()
 
-    async def calls(self) -> AsyncIterator[MediaConnection]:
+    def calls(self) -> AsyncIterator[MediaConnection]:
         """Each call that comes; ends when the peer is destroyed, raises as `accept_call`."""
-        while True:
-            try:
-                call = await self.accept_call()
-            except Disconnected:
-                return
-            yield call
+        return aiter(self._calls)
 
     # Both -------------------------------------------------------------------------------------
 
-    def _adopt(self, offer: Offer, *, outgoing: bool) -> DataConnection:
-        connection = DataConnection(
+    def _adopt(self, kind: type[C], offer: Offer, *, outgoing: bool) -> C:
+        proves = self.credentials.calling if outgoing else offer.auth
+        connection = kind(
             offer,
             outgoing=outgoing,
             ice=self.ice,
             signal=self._require_socket().send,
-            gate=self._gate_for(offer, outgoing=outgoing),
+            gate=self._gate if proves else None,
         )
-        if not outgoing:
-            connection.once("open", lambda: self._announce(connection))
-        self._take(connection)
-        return connection
-
-    def _adopt_call(self, offer: Offer, *, outgoing: bool) -> MediaConnection:
-        connection = MediaConnection(
-            offer,
-            outgoing=outgoing,
-            ice=self.ice,
-            signal=self._require_socket().send,
-            gate=self._gate_for(offer, outgoing=outgoing),
-        )
-        self._take(connection)
-        return connection
-
-    def _gate_for(self, offer: Offer, *, outgoing: bool) -> Gate | None:
-        return self._gate if (self.credentials.calling if outgoing else offer.auth) else None
-
-    def _take(self, connection: DataConnection | MediaConnection) -> None:
         connection.once("authenticated", lambda proven: self.emit("authenticated", connection, proven))
         self._connections[connection.connection_id] = connection
         self._spawn(self._attend(connection))
+        return connection
 
-    async def _attend(self, connection: DataConnection | MediaConnection) -> None:
+    async def _attend(self, connection: Connection) -> None:
         try:
             await connection._run()
         finally:
@@ -611,10 +560,6 @@ class Peer(Emitter):
         if not connection.outgoing and isinstance(error, AuthenticationFailed):
             self.emit("refused", connection.peer, error)
 
-    def _announce(self, connection: DataConnection) -> None:
-        if not self.listeners("connection"):
-            self._incoming.put_nowait(connection)
-
     def _on_message(self, message: object) -> None:
         match message:
             case Offer():
@@ -624,7 +569,7 @@ class Peer(Emitter):
                 if connection is not None and connection.peer == message.peer:
                     connection._handle(message)
                 elif isinstance(message, Candidate):
-                    self._keep(message)
+                    self._early.keep(message)
             case Expire(peer, connection_id, declined=True, auth=auth):
                 refusal = unlike(peer, wants=True) if auth else no_from(peer, self.credentials)
                 for connection in self._with(peer):
@@ -664,29 +609,41 @@ class Peer(Emitter):
             self._decline(offer)
             self.emit("declined", offer)
             return
-        connection: DataConnection | MediaConnection
+        kind = DataConnection if offer.kind == "data" else MediaConnection
         try:
-            adopt = self._adopt if offer.kind == "data" else self._adopt_call
-            connection = adopt(offer, outgoing=False)
+            connection: Connection = self._adopt(kind, offer, outgoing=False)
         except UsageError as error:
             self._decline(offer)
             self.emit("error", ProtocolError(f"{offer.peer} offers what cannot be taken: {error}"))
             return
-        for candidate in self._early.pop(offer.connection_id, ()):
-            if candidate.peer == offer.peer:
-                connection._handle(candidate)
+        for candidate in self._early.take(offer):
+            connection._handle(candidate)
         if isinstance(connection, DataConnection):
-            if offer.auth:  # nobody shall hear of it before
-                self._knocking.add(offer.connection_id)
-                connection.once("authenticated", lambda _: self.emit("connection", connection))
-            else:
-                self.emit("connection", connection)
-        elif not has_room:
+            self._introduce(connection, proves=offer.auth)
+        elif isinstance(connection, MediaConnection):
+            self._let_ring(connection, offer, has_room)
+
+    def _introduce(self, connection: DataConnection, *, proves: bool) -> None:
+        """Tell of a connection that has come: at once, or when it has proved what it has to."""
+        connection.once("open", lambda: self._announce(connection))
+        if proves:
+            self._knocking.add(connection.connection_id)
+            connection.once("authenticated", lambda _: self.emit("connection", connection))
+        else:
+            self.emit("connection", connection)
+
+    def _announce(self, connection: DataConnection) -> None:
+        if not self.listeners("connection"):
+            self._incoming.put(connection)
+
+    def _let_ring(self, call: MediaConnection, offer: Offer, has_room: bool) -> None:
+        """Tell of a call that has come; who is to prove something hears the no when it has, and believes it."""
+        if not has_room:
             self._knocking.add(offer.connection_id)
             self.emit("declined", offer)
-            connection.decline()
-        elif not self.emit("call", connection):
-            self._calls.put_nowait(connection)
+            call.decline()
+        elif not self.emit("call", call):
+            self._calls.put(call)
 
     def _has_room(self, offer: Offer) -> bool:
         if offer.kind == "media" and not self._take_calls and not self.listeners("call"):
@@ -694,7 +651,7 @@ class Peer(Emitter):
         most = 2 * self.max_connections if offer.resumes else self.max_connections
         taken = len(self._connections.keys() - self._knocking)
         # What is resumed may not be known to be dead yet.
-        return max(taken, self._incoming.qsize(), self._calls.qsize()) < most
+        return max(taken, len(self._incoming), len(self._calls)) < most
 
     def _may_knock(self, offer: Offer) -> bool:
         """Whether there is time for somebody who will prove who it is, perhaps only to be told no."""
@@ -720,15 +677,7 @@ class Peer(Emitter):
     def _decline(self, offer: Offer, *, auth: bool = False) -> None:
         self._require_socket().send(Expire(offer.peer, offer.connection_id, declined=True, auth=auth))
 
-    def _keep(self, candidate: Candidate) -> None:
-        """Hold a candidate that overtook its offer."""
-        kept = self._early.setdefault(candidate.connection_id, [])
-        if len(kept) < MAX_EARLY:
-            kept.append(candidate)
-        while len(self._early) > MAX_EARLY_CONNECTIONS:
-            self._early.popitem(last=False)
-
-    def _with(self, peer: str) -> list[DataConnection | MediaConnection]:
+    def _with(self, peer: str) -> list[Connection]:
         return [connection for connection in self._connections.values() if connection.peer == peer]
 
     def _require_socket(self) -> BrokerSockets:

@@ -255,7 +255,7 @@ async def test_announcements_stripped_from_the_answer() -> None:
     ):
         with pytest.raises(AuthenticationFailed):
             await alice.connect("bob", metadata=PLAIN)
-        assert not bob._incoming.qsize()
+        assert not len(bob._incoming)
         saw_nothing(broker)
 
 
@@ -468,4 +468,4 @@ async def test_who_declines_a_call_proves_that_it_does(takes: bool) -> None:
             await calling.opened()
         assert not calling.remote_stream.tracks
         await until(lambda: not bob.active)
-        assert not bob._calls.qsize()
+        assert not len(bob._calls)

@@ -33,8 +33,9 @@ from peercli.errors import (
 from peercli.options import IceOptions
 from peercli.peer import peer as peer_module
 from peercli.peer.data import DataConnection
-from peercli.peer.peer import MAX_EARLY_CONNECTIONS, Peer
+from peercli.peer.peer import Peer
 from peercli.protocol import signaling
+from peercli.protocol.early import MAX_EARLY_CONNECTIONS
 from peercli.protocol.messages import Offer
 from peercli.rtc import link
 from tests.brokers import BROKERS, our_server, peerserver, port_of
