@@ -637,7 +637,7 @@ class Peer(Emitter):
             self._incoming.put(connection)
 
     def _let_ring(self, call: MediaConnection, offer: Offer, has_room: bool) -> None:
-        """Tell of a call that has come; who is to prove something hears the no when it has, and believes it."""
+        """Tell of a call that has come. Who proves who it is gets its no after that, not from the broker."""
         if not has_room:
             self._knocking.add(offer.connection_id)
             self.emit("declined", offer)

@@ -35,7 +35,8 @@ def test_a_connection_has_so_many() -> None:
     early = EarlyCandidates()
     for number in range(MAX_EARLY + 1):
         early.keep(candidate("one", str(number)))
-    assert [each.candidate for each in early.take(offer("one"))] == [str(number) for number in range(MAX_EARLY)]
+    kept = [each.candidate for each in early.take(offer("one"))]
+    assert kept == [str(number) for number in range(MAX_EARLY)]
 
 
 def test_the_oldest_connections_go_first() -> None:
