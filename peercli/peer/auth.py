@@ -105,10 +105,8 @@ class Gate:
         route = link.route
         address = route.remote.rpartition(":")[0] if route else ""
         exchange = _Exchange(link, channel, offer.peer)
-        turn = self._turns.setdefault(address, asyncio.Lock())
-        async with (
-            turn
-        ):  # one guess at a time; others of the same address wait, and are not counted as failed
+        # One guess at a time; others of the same address wait, and are not counted as failed.
+        async with self._turns.setdefault(address, asyncio.Lock()):
             now = asyncio.get_running_loop().time()
             if not self.attempts.begin(now, offer.peer, address):
                 message = f"{offer.peer} has failed too often, and has to wait"

@@ -90,13 +90,14 @@ def _ip_versions(candidates: Iterable[Candidate]) -> set[str]:
 
 def no_relay(reports: Iterable[ServerReport]) -> NegotiationFailed:
     """Only TURN was allowed, and no server gave an address."""
-    turn = [report for report in reports if report.server.scheme.startswith("turn")]
-    turn = [report for report in turn if report.outcome != "answered"]
+    turn = [
+        report
+        for report in reports
+        if report.server.scheme.startswith("turn") and report.outcome != "answered"
+    ]
     if not turn:
         return NegotiationFailed("only TURN is allowed, and no TURN server is known", hint=TURN_HINT)
-    reasons = "; ".join(
-        f"{report.server}: {why_not(report)}" for report in turn if report.outcome != "answered"
-    )
+    reasons = "; ".join(f"{report.server}: {why_not(report)}" for report in turn)
     return NegotiationFailed(
         f"no TURN server gave a relayed address ({reasons})", hint=_HINTS.get(turn[0].outcome, TURN_HINT)
     )
