@@ -5,11 +5,12 @@ packer writes, byte for byte, except where that one would corrupt the value:
 
 - Fractions are exact. JavaScript's are off in the last bits near a power of two, wrong for some powers
   of two below 2^-28, and nonsense for subnormal numbers.
-- 2^63 stays positive; JavaScript sends -2^63.
-- Whole floats of 2^64 and more go as float64, which JavaScript reads well but refuses to send.
+- 2^63 and 2^64 are themselves; JavaScript sends -2^63 and 0.
+- Whole floats past 64 bits go as float64, which JavaScript reads well but refuses to send.
 
 What JavaScript misreads, whoever sent it: whole numbers past 2^53 lose their last digits, those below
--2^31 are rounded to a multiple of 2048, and subnormal floats come out wrong.
+-2^31 are rounded to a multiple of 2048, subnormal floats come out wrong, and the key "__proto__" is lost.
+JavaScript sends NaN as 0.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class JsonCodec:
     """`json`: JSON in UTF-8 as binary messages, under CHUNK_SIZE.
 
     A datetime with a time zone is sent as JavaScript's Date.toJSON, `UNDEFINED` as null. NaN and infinities
-    are refused: JavaScript makes them null.
+    are refused: JavaScript makes them null. An empty message is how PeerJS sends a bare `undefined`.
     """
 
     def __init__(self, name: str) -> None:
@@ -138,6 +138,8 @@ class JsonCodec:
     def decode(self, wire: bytes | str) -> list[Any]:
         if len(wire) > MAX_JSON_RECEIVED:
             raise ProtocolError(f"a JSON message is bigger than {MAX_JSON_RECEIVED} bytes")
+        if not wire:
+            return [UNDEFINED]
         try:
             text = wire if isinstance(wire, str) else wire.decode("utf-8-sig")
             value = json.loads(text, parse_constant=_no_constant)

@@ -78,6 +78,8 @@ function untag([type, value]) {
       return value.map(untag);
     case "map":
       return Object.fromEntries(value.map(([key, item]) => [key, untag(item)]));
+    case "js":
+      return new Function(`return (${value})`)();
     default:
       return value;
   }
@@ -100,8 +102,8 @@ function connect(serialization) {
 }
 
 const operations = {
-  pack: ({ values }) => values.map((value) => attempt(() => tag(pack(untag(value))))),
-  unpack: ({ packed }) => packed.map((data) => attempt(() => tag(unpack(buffer(data))))),
+  pack: ({ value }) => attempt(async () => tag(await pack(untag(value)))),
+  unpack: ({ packed }) => attempt(() => tag(unpack(buffer(packed)))),
   parseDate: ({ text }) => Date.parse(text),
   async send({ serialization, values, flush }) {
     const { connection, channel, seen } = connect(serialization);
@@ -122,9 +124,9 @@ const operations = {
   },
 };
 
-function attempt(action) {
+async function attempt(action) {
   try {
-    return action();
+    return await action();
   } catch (error) {
     return ["error", error.message];
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,12 @@ class JavaScriptError(Exception):
     """What the JavaScript side threw, where Python asked for one value."""
 
 
+class JavaScript(NamedTuple):
+    """A value that Python has not, as the expression that makes it."""
+
+    expression: str
+
+
 class Received(NamedTuple):
     """What a PeerJS connection made of the messages it was given."""
 
@@ -33,7 +40,12 @@ class PeerJS:
     def __init__(self, node: str, node_modules: Path) -> None:
         command = [node, str(HARNESS), str(node_modules)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | {"TZ": "UTC"},
         )
 
     def close(self) -> None:
@@ -43,12 +55,12 @@ class PeerJS:
 
     def pack(self, value: Any) -> bytes:
         """peerjs-js-binarypack's pack()."""
-        packed: bytes = _value_of(self._ask(op="pack", values=[tag(value)])[0])
+        packed: bytes = _value_of(self._ask(op="pack", value=tag(value)))
         return packed
 
     def unpack(self, packed: bytes) -> Any:
         """peerjs-js-binarypack's unpack()."""
-        return _value_of(self._ask(op="unpack", packed=[base64.b64encode(packed).decode()])[0])
+        return _value_of(self._ask(op="unpack", packed=base64.b64encode(packed).decode()))
 
     def parse_date(self, text: str) -> int:
         """Date.parse(): milliseconds since 1970."""
@@ -93,6 +105,8 @@ def tag(value: Any) -> list[Any]:
         return ["bool", value]
     if isinstance(value, int | float):
         return ["number", struct.pack(">d", value).hex()]
+    if isinstance(value, JavaScript):
+        return ["js", value.expression]
     if isinstance(value, str):
         return ["str", value]
     if isinstance(value, bytes):

@@ -28,7 +28,7 @@ from peercli.protocol.codecs import (
 )
 from peercli.protocol.values import MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_VALUES, UNDEFINED
 from tests.protocol import strategies
-from tests.protocol.peerjs_node import JavaScriptError, PeerJS
+from tests.protocol.peerjs_node import JavaScript, JavaScriptError, PeerJS
 
 STRUCTURED = ["binary", "binary-utf8", "json", "MsgPack"]
 PACKED = ["binary", "binary-utf8", "MsgPack"]
@@ -265,6 +265,73 @@ def test_long_messages_with_peerjs(peerjs: PeerJS, serialization: str, value: An
     assert decode_all(make_codec(serialization), ours) == [value]
 
 
+REFUSED = JavaScriptError
+"""Stands for the error with which a PeerJS serializer answers a value."""
+
+ABC = b"ab" + b"c" * 39_998
+INTS = b"\1\0\0\0\xff\xff\xff\xff"
+FLOATS = b"\0\0\0\0\0\0\xf8?"
+
+# An expression, and what we receive of its value over `binary`, `json` and `MsgPack`.
+OF_JAVASCRIPT: list[tuple[str, Any, Any, Any]] = [
+    ("undefined", None, UNDEFINED, None),
+    ("null", None, None, None),
+    ("[1,,undefined,4]", [1, None, None, 4], [1, None, None, 4], [1, None, None, 4]),
+    ("new Array(3)", [None] * 3, [None] * 3, [None] * 3),
+    ("({a: undefined, b: [undefined]})", {"a": None, "b": [None]}, {"b": [None]}, {"a": None, "b": [None]}),
+    ("-0", 0, 0, 0),
+    ("NaN", 0.0, None, math.nan),
+    ("-Infinity", REFUSED, None, -math.inf),
+    ("1e21", REFUSED, 1e21, 1e21),
+    ("2 ** 64", 0, 18446744073709552000, 2.0**64),
+    ("Number.MAX_SAFE_INTEGER", 2**53 - 1, 2**53 - 1, 2**53 - 1),
+    ("Number.MIN_SAFE_INTEGER", 1 - 2**53, 1 - 2**53, 1 - 2**53),
+    ("10n", REFUSED, REFUSED, REFUSED),
+    ("'\\ud83d\\ude00'", "😀", "😀", "😀"),
+    ("'a\\udc00'", "a\ufffd", "a\udc00", "a\udc00"),
+    ("new Uint8Array([1, 2, 3]).subarray(1)", b"\2\3", {"0": 2, "1": 3}, b"\2\3"),
+    ("new Int32Array([0, 1, -1]).subarray(1)", INTS, {"0": 1, "1": -1}, INTS),
+    ("new Float64Array([1.5])", FLOATS, {"0": 1.5}, FLOATS),
+    ("new BigInt64Array([1n])", b"\1" + bytes(7), REFUSED, b"\1" + bytes(7)),
+    ("new Uint8Array([1, 2]).buffer", b"\1\2", {}, {}),
+    ("new ArrayBuffer(0)", b"", {}, {}),
+    ("new DataView(new ArrayBuffer(3), 1)", REFUSED, {}, bytes(2)),
+    ("new Blob(['é'])", "é".encode(), {}, {}),
+    ("new File(['é'], 'name')", "é".encode(), {}, {}),
+    ("[new Blob(['b']), {b: new Blob(), a: 1}]", [b"b", {"b": b"", "a": 1}], *2 * ([{}, {"b": {}, "a": 1}],)),
+    ("new Blob(['ab', 'c'.repeat(39998)])", ABC, {}, {}),
+    (
+        "new Date(1e12)",
+        "Sun Sep 09 2001 01:46:40 GMT+0000 (Coordinated Universal Time)",
+        "2001-09-09T01:46:40.000Z",
+        datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC),
+    ),
+    ("new Date(NaN)", "Invalid Date", None, datetime(1970, 1, 1, tzinfo=UTC)),
+    ("new (class Point { x = 1; get y() { return 2 } })", {"x": 1}, {"x": 1}, {"x": 1}),
+    ("({2: 'b', x: 0, 1: 'a'})", *3 * ({"1": "a", "2": "b", "x": 0},)),
+    ("JSON.parse('{\"__proto__\": 1}')", {"__proto__": 1}, {"__proto__": 1}, {"__proto__": 1}),
+    ("Object.create(null)", REFUSED, {}, {}),
+    ("new Map([[1, 2]])", REFUSED, {}, {}),
+    ("(() => 1)", REFUSED, UNDEFINED, REFUSED),
+    ("Symbol()", REFUSED, UNDEFINED, REFUSED),
+]
+
+
+@pytest.mark.parametrize(
+    ("expression", "binary", "json", "msgpack"), OF_JAVASCRIPT, ids=[row[0] for row in OF_JAVASCRIPT]
+)
+def test_what_javascript_alone_has(
+    peerjs: PeerJS, expression: str, binary: Any, json: Any, msgpack: Any
+) -> None:
+    for serialization, expected in [("binary", binary), ("json", json), ("MsgPack", msgpack)]:
+        try:
+            wire = peerjs.send(serialization, [JavaScript(expression)])
+        except JavaScriptError:
+            assert expected is REFUSED
+        else:
+            assert repr(decode_all(make_codec(serialization), wire)) == repr([expected])
+
+
 def test_json_limit_is_that_of_peerjs(peerjs: PeerJS) -> None:
     fits, too_big = "x" * (CHUNK_SIZE - 3), "x" * (CHUNK_SIZE - 2)
     assert peerjs.send("json", [fits]) == list(make_codec("json").encode(fits))
@@ -377,8 +444,8 @@ HOSTILE: list[tuple[str, bytes | str]] = [
     ("binary", packed_chunk(b"\xc4")),
     ("binary", packed_chunk(b"\x01\x02")),
     ("binary", packed_chunk(packed_chunk(b"\x01"))),
-    ("json", ""),
-    ("json", b""),
+    ("json", " "),
+    ("json", b"\xef\xbb\xbf"),
     ("json", b"\xff"),
     ("json", "{"),
     ("json", "NaN"),
@@ -475,6 +542,6 @@ def test_any_messages_are_decoded_or_raise_the_documented_error(
 
 
 def test_undefined_and_null_are_messages() -> None:
-    assert make_codec("binary").decode(b"\xc1") == [UNDEFINED]
+    assert make_codec("binary").decode(b"\xc1") == make_codec("json").decode(b"") == [UNDEFINED]
     for serialization in STRUCTURED:
         assert transfer(None, serialization) == transfer(UNDEFINED, serialization) == [None]
