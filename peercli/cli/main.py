@@ -53,8 +53,7 @@ def _invoke() -> int:
 
 def _usage(error: Any) -> UsageError:
     """What typer found wrong, in our words, with what was probably meant."""
-    message = error.format_message().replace("Value error, ", "").rstrip(".")
-    message = re.sub("Input should be (a[^,]*),.*", r"it should be \1", message)
+    message = error.format_message().replace("valid float", "valid number").rstrip(".")
     context = getattr(error, "ctx", None)
     meant = ""
     if option := getattr(error, "option_name", ""):

@@ -57,6 +57,7 @@ RELAY_HANDICAP = 1.0  # s by which direct pairs are checked before relayed ones:
 SERVER_TIMEOUT = 10.0  # s for one STUN or TURN server
 RECEIVE_BUFFER = 1 << 18  # bytes asked of the kernel for each socket
 FAREWELL_TIMEOUT = 1.0  # s for a TURN server to free an allocation, at the end
+CHECK_INTERVAL = 0.02  # s from the start of one check to the next (Ta in RFC 8445 §14.2)
 MAX_REMOTE_CANDIDATES = 100  # signalled, and seen in checks (RFC 8445 §6.1.2.5 limits the pairs alike)
 
 
@@ -66,6 +67,7 @@ def _needed(name: str) -> None:
 
 
 for _name in (
+    "_check_periodic",
     "_pair_remote_candidate",
     "build_request",
     "check_incoming",
@@ -266,8 +268,25 @@ class Agent(Connection):
             await asyncio.sleep(RELAY_HANDICAP)
         await super().check_start(pair)
 
+    _pace: asyncio.TimerHandle | None = None
+
+    def _check_periodic(self) -> bool:
+        """Start a check, and see to the next ones; aioice's loop, which calls this, has not to go on.
+
+        It would sit out the interval after the last check, though that has long found a path.
+        """
+        if not self._check_list:
+            return super()._check_periodic()
+        if super()._check_periodic():
+            self._pace = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check_periodic)
+        return False
+
     async def connect(self) -> None:
-        await super().connect()
+        try:
+            await super().connect()
+        finally:
+            if self._pace is not None:
+                self._pace.cancel()
         if self._closing and self._query_consent_task is not None:
             # Closed just as a pair was found: aioice would now ask for consent, for ever.
             self._query_consent_task.cancel()

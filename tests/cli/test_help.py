@@ -108,7 +108,7 @@ async def test_what_is_like_nothing_is_shown_the_help(shell: Shell) -> None:
 
 async def test_a_value_of_another_kind(shell: Shell) -> None:
     done = await shell.run("connect", "x", "--timeout", "soon")
-    assert done.err.splitlines()[0] == ("peercli: invalid value for '--timeout': it should be a valid number")
+    assert done.err.splitlines()[0] == "peercli: invalid value for '--timeout': 'soon' is not a valid number"
 
 
 async def test_an_id_of_any_shape(shell: Shell, tmp_path: Path) -> None:
