@@ -1,7 +1,7 @@
 """How long peercli takes to start and to connect, and a pipe's memory: `python -m tests.bench.core`.
 
-Everything runs on this machine, peercli from bytecode, as where pip has installed it. Times are whole commands
-as a shell sees them; the browser's are those of a page that is loaded and warm.
+Everything runs on this machine, peercli from bytecode, as where pip has installed it. Times are whole
+commands as a shell sees them; the browser's are those of a page that is loaded and warm.
 """
 
 from __future__ import annotations
