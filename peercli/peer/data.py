@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ FLUSH_TIMEOUT = 30.0  # s what was sent has to be acknowledged, on the way to cl
 class DataConnection(Connection):
     """A connection to one peer (peerjs `lib/dataconnection/DataConnection.ts`).
 
-    Get one from `Peer.connect` or `Peer.connections`. Read it by iterating, or by `on("data", …)`.
+    Get one from `Peer.connect` or `Peer.connections`. Read it by iterating, or by `on("data", …)`. With
+    `async with` it is closed at the end, when all that was sent has arrived; after an exception, at once.
 
     Events: `open` (), `data` (value), `close` (), `error` (PeerError), `iceStateChanged` (str).
 
@@ -89,25 +90,27 @@ class DataConnection(Connection):
         Flushing works as PeerJS does it: the far side is told to close, and does. A far side that does
         not is left after 5 s. What has come already can still be read.
         """
-        if flush and self.open:
-            try:
-                async with asyncio.timeout(FLUSH_TIMEOUT):
-                    await self._flush_close()
-            except (PeerError, TimeoutError) as error:
-                logger.info("%s: not flushed: %s", self.connection_id, error)
+        if flush:
+            goodbye = list(self._codec.encode_close())
+            if await self._deliver_all(goodbye) and goodbye:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_CLOSE_TIMEOUT):
+                        await self._link.ended()
         self._discard = True
         self._room.set()
         await super().close()
 
-    async def _flush_close(self) -> None:
-        assert self._channel is not None
-        marker = list(self._codec.encode_close())
-        await self._send_all(self._channel, lambda: marker)
-        await self._channel.flush()
-        if marker:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FLUSH_CLOSE_TIMEOUT):
-                    await self._link.ended()
+    async def _deliver_all(self, goodbye: Sequence[Wire] = ()) -> bool:
+        if self._channel is None:
+            return False
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._send_all(self._channel, lambda: goodbye)
+                await self._channel.flush()
+        except (PeerError, TimeoutError) as error:
+            logger.info("%s: not flushed: %s", self.connection_id, error)
+            return False
+        return True
 
     # Messages ---------------------------------------------------------------------------------
 

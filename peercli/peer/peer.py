@@ -78,6 +78,9 @@ class Peer(Emitter):
             conn = await peer.connect("bob")
             await conn.send("hello")
 
+    At the end of `async with` every connection is closed, when all that was sent has arrived, and the broker
+    left; after an exception, at once.
+
     Events: `open` (id), `connection` (DataConnection), `call` (MediaConnection), `disconnected` (id), `close`
     (), `error` (PeerError), and, beyond PeerJS, `reconnecting` (attempt, delay in seconds), `authenticated`
     (a connection that is about to open, Proven), `refused` (the id of a peer that did not prove what it
@@ -261,7 +264,11 @@ class Peer(Emitter):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.destroy()
+        try:
+            if error is None:
+                await asyncio.gather(*(connection._deliver_all() for connection in self.live))
+        finally:
+            await self.destroy()
 
     async def list_all_peers(self) -> list[str]:
         """The ids that the first broker which can be reached admits to.

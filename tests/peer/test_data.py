@@ -337,6 +337,26 @@ async def test_closing_with_flush_loses_nothing(serialization: str) -> None:
         assert received == [value] * 20
 
 
+@pytest.mark.parametrize("serialization", ["binary", "raw"])
+async def test_leaving_a_connection_loses_nothing(serialization: str) -> None:
+    async with linked(serialization=serialization) as (here, there):
+        async with here:
+            for number in range(20):
+                await here.send(f"{number} " * 1000)
+        assert [value async for value in there] == [f"{number} " * 1000 for number in range(20)]
+        assert isinstance(await here.closed(), ConnectionClosed)
+
+
+async def test_an_exception_ends_a_connection_at_once() -> None:
+    async with linked() as (here, _):
+        sending = await sent_until_nothing_moves(here, b"x" * 60_000, 1000)
+        with pytest.raises(ZeroDivisionError):
+            async with here:
+                raise ZeroDivisionError  # nobody reads: it would wait
+        with pytest.raises(ConnectionClosed):
+            await sending
+
+
 async def test_both_close_at_once() -> None:
     async with linked() as (here, there):
         await asyncio.gather(here.close(flush=True), there.close(flush=True), here.close(), there.close())

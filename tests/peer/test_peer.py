@@ -527,6 +527,18 @@ async def test_destroy_is_the_end() -> None:
                 await work
 
 
+async def test_leaving_loses_nothing_that_was_sent() -> None:
+    async with our_server() as url, make("bob", url) as bob:
+        async with make("alice", url) as alice:
+            connections = [await alice.connect("bob") for _ in range(3)]
+            for connection in connections:
+                for number in range(10):
+                    await connection.send([number] * 5000)
+        for _ in connections:
+            accepted = await bob.accept()
+            assert [value async for value in accepted] == [[number] * 5000 for number in range(10)]
+
+
 async def test_a_listener_may_destroy_its_peer() -> None:
     async with pair() as (alice, bob):
         began = asyncio.Event()
