@@ -245,9 +245,10 @@ class Channels:
     def _perform(self, request: Request) -> None:
         """The far side closed channels; our direction must close as well."""
         self.deliver()  # what came before
-        for stream_id in request.streams or tuple(self.known):
-            if self._receiver is not None:
-                self._receiver.reset(stream_id)
+        streams = dict.fromkeys(request.streams or self.known)
+        if self._receiver is not None:
+            self._receiver.reset(streams)
+        for stream_id in streams:
             channel = self.known.get(stream_id)
             if channel is None:
                 continue

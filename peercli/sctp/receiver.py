@@ -10,7 +10,7 @@ application took it; with each message counts an overhead, so that many tiny one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from google_crc32c import extend, value
 
@@ -487,45 +487,51 @@ class Receiver:
                 del self._starting[partial.start], self._ending[partial.end]
                 self._release(partial)
             self._find_current()
-        for stream, unordered, number in skipped:
+        last = {(stream, unordered): number for stream, unordered, number in skipped}
+        self._drop_partials(lambda stream, unordered, mid: self._reaches(last.get((stream, unordered)), mid))
+        for (stream, unordered), number in last.items():
             self._skip(stream, unordered, number)
+
+    def _reaches(self, last: int | None, number: int) -> bool:
+        """Whether all up to `last`, if any, is given up, and `number` with it."""
+        return last is not None and (last - number) & self._number_mask <= self._number_mask >> 1
 
     def _skip(self, stream: int, unordered: bool, number: int) -> None:
         mask = self._number_mask
-        if self.interleaving:
-            self._current = None
-            for name, partial in list(self._partials.items()):
-                sid, mid = IDATA_KEY.unpack(partial.key)
-                if (
-                    sid == stream
-                    and bool(partial.unordered) == unordered
-                    and (number - mid) & mask <= mask >> 1
-                ):
-                    del self._partials[name]
-                    self._release(partial)
         if self._is_past(unordered, stream, number):
             return
         if unordered:
             self._first_unordered[stream] = (number + 1) & mask
             return
-        ready = self._ready.get(stream)
-        if ready:
+        if ready := self._ready.get(stream):
             first = self._next_number.get(stream, 0)
-            span = (number - first) & mask
-            for skipped in sorted(
-                (n for n in ready if (n - first) & mask <= span), key=lambda n: (n - first) & mask
-            ):
-                self.messages.append((stream, *ready.pop(skipped)))
+            count = ((number - first) & mask) + 1
+            # Whichever is less to look at: a far side may skip one of many, or many of few.
+            waiting = sorted((ahead - first) & mask for ahead in ready) if len(ready) < count else range(count)
+            for step in waiting:
+                skipped = (first + step) & mask
+                if step < count and skipped in ready:
+                    self.messages.append((stream, *ready.pop(skipped)))
         self._next_number[stream] = (number + 1) & mask
         if ready is not None:
             self._deliver_ready(stream)
 
-    def reset(self, stream: int) -> None:
-        """The far side starts the stream's numbers over (RFC 6525 section 5.2.2)."""
-        self._next_number.pop(stream, None)
-        self._first_unordered.pop(stream, None)
-        self._current = None if self.interleaving else self._current
-        for name in [name for name in self._partials if IDATA_KEY.unpack(name[0])[0] == stream]:
-            self._release(self._partials.pop(name))
-        for _, data in self._ready.pop(stream, {}).values():
-            self.held -= len(data) + MESSAGE_OVERHEAD
+    def reset(self, streams: Collection[int]) -> None:
+        """The far side starts these streams' numbers over (RFC 6525 section 5.2.2)."""
+        self._drop_partials(lambda stream, unordered, mid: stream in streams)
+        for stream in streams:
+            self._next_number.pop(stream, None)
+            self._first_unordered.pop(stream, None)
+            for _, data in self._ready.pop(stream, {}).values():
+                self.held -= len(data) + MESSAGE_OVERHEAD
+
+    def _drop_partials(self, is_dropped: Callable[[int, bool, int], bool]) -> None:
+        """Drop the interleaved messages under way of which that holds: by stream, unordered and MID."""
+        if not self.interleaving:
+            return
+        self._current = None
+        for name, partial in list(self._partials.items()):
+            stream, mid = IDATA_KEY.unpack(partial.key)
+            if is_dropped(stream, bool(partial.unordered), mid):
+                del self._partials[name]
+                self._release(partial)

@@ -13,7 +13,7 @@ from peercli.sctp.association import State
 from peercli.sctp.channels import MAX_CHANNELS, MAX_NAMES
 from peercli.sctp.datachannel import Open
 from peercli.sctp.events import ChannelOpened, MessageReceived
-from peercli.sctp.packet import Chunk
+from peercli.sctp.packet import Chunk, Param
 from peercli.sctp.receiver import MAX_RANGES, OVERRUN
 from tests.sctp.fuzz import hostile_case, network_case
 from tests.sctp.simulator import Simulation
@@ -117,6 +117,29 @@ def test_messages_out_of_turn_are_limited_by_the_window(interleaving: bool) -> N
     assert peer.receiver.held <= (1 << 20) + 100
     assert sum(map(len, peer.receiver._ready.values())) < 20_000
     assert peer.receiver.messages == []
+
+
+def test_skipping_and_resetting_many_streams_is_little_work() -> None:
+    """Packets of some KB that name thousands of streams, or one stream thousands of times: a few of each would
+    take minutes, were each of the streams looked for among all that waits."""
+    peer = Peer(interleaving=True)
+    peer.say([peer.data(n, b"x", flags=2, stream=n % 1000, number=n // 1000) for n in range(4000)])
+    last = (peer.first + 3999) & 0xFFFFFFFF
+    for n in range(30):
+        resets = struct.pack("!LLL8000H", (peer.first + n) & 0xFFFFFFFF, 0, last, *range(1000, 9000))
+        peer.say([packet.chunk(Chunk.RE_CONFIG, 0, packet.param(Param.OUTGOING_RESET_REQUEST, resets))])
+        skipped = [(2000 + stream, False, n) for stream in range(2000)]
+        peer.say([packet.iforward_tsn((last + 1 + n) & 0xFFFFFFFF, skipped)])
+    assert peer.victim.state is State.ESTABLISHED
+    assert len(peer.receiver._partials) == 4000
+
+    peer = Peer(interleaving=False)
+    peer.say([peer.data(n, b"x", stream=1, number=20_000 + n) for n in range(10_000)])
+    for n in range(60):
+        skips = [(1, (100 * n + skip) & 0xFFFF) for skip in range(4000)]
+        peer.say([packet.forward_tsn((peer.first + 10_000 + n) & 0xFFFFFFFF, skips)])
+    assert peer.victim.state is State.ESTABLISHED
+    assert sum(map(len, peer.receiver._ready.values())) == 10_000
 
 
 def test_a_far_side_cannot_open_channels_without_end() -> None:
