@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import IntEnum, auto
 from typing import ClassVar
 
@@ -52,9 +53,11 @@ MAX_STREAMS = 65_535
 PROBE_NONCE = 8
 MAX_QUEUED_CONTROL = 64
 """Control chunks waiting to be sent; more are dropped, and asked for again if they matter."""
-MAX_REPORTED_PARAMS = 16
 MAX_ECHO = 1_024
 """Bytes of a far side's chunk or heartbeat that are sent back to it."""
+MAX_REPORTED_PARAMS = 16
+MAX_REPORTED_PARAM = 64
+"""Bytes of a parameter that is sent back as unrecognized."""
 
 MAX_INIT_TRIES = 8
 MAX_RETRANSMITS = 10
@@ -171,7 +174,7 @@ class Association:
 
     def connect(self, now: float) -> None:
         """Start the set-up. Both sides may; the one that does not answers the other's INIT."""
-        if self.state is not State.CLOSED or self._peer is not None:
+        if self.state is not State.CLOSED or self._ended:
             return
         self._local_tag = self._new_tag()
         self._local_tsn = int.from_bytes(self._random(4), "big")
@@ -446,7 +449,8 @@ class Association:
             ties = (self._local_tag, self._peer_tag)  # a restart (section 5.2.2)
         answer = self._own_init(tag, tsn)
         answer.zero_checksum = self._zero_checksum and init.zero_checksum
-        answer.unrecognized = init.unrecognized[:MAX_REPORTED_PARAMS]
+        short = [unknown for unknown in init.unrecognized if len(unknown) <= MAX_REPORTED_PARAM]
+        answer.unrecognized = short[:MAX_REPORTED_PARAMS]
         answer.cookie = Cookie(now, tag, tsn, ties, init).seal(self._cookie_key)
         self._push(init.tag, chunk(Chunk.INIT_ACK, 0, answer.pack()))
 
@@ -696,10 +700,11 @@ class Association:
         if flags & Flag.TAG_REFLECTED and self.state is State.CLOSED:
             return
         reason = "aborted by the far side"
-        for kind, detail in params(value):
-            if kind in (Cause.USER_INITIATED, Cause.PROTOCOL_VIOLATION) and detail:
-                reason += ": " + detail[:MAX_ECHO].decode(errors="replace")
-                break
+        with suppress(MalformedPacket):  # it is over, however badly that is put
+            for kind, detail in params(value):
+                if kind in (Cause.USER_INITIATED, Cause.PROTOCOL_VIOLATION) and detail:
+                    reason += ": " + detail[:MAX_ECHO].decode(errors="replace")
+                    break
         self._end(reason)
 
     def _on_error(self, flags: int, value: bytes, now: float) -> None:
@@ -770,6 +775,7 @@ class Association:
     def _end(self, error: str) -> None:
         if self._ended:
             return
+        self._channels.deliver()  # what came before, in this batch
         self._ended = True
         self.state = State.CLOSED
         self._timer = self._heartbeat_at = self._tick_at = None

@@ -13,6 +13,7 @@ from peercli.sctp.cookie import COOKIE_LIFE
 from peercli.sctp.events import (
     ChannelAcknowledged,
     ChannelClosed,
+    ChannelOpened,
     Closed,
     Connected,
     MessageReceived,
@@ -723,6 +724,34 @@ def test_abort_is_heard() -> None:
     assert simulation.server.events[-1] == Closed("aborted by the far side: enough")
     simulation.client.association.connect(simulation.now)
     assert simulation.client.association.packets(simulation.now) == []
+
+
+def test_what_came_right_before_an_abort_is_delivered() -> None:
+    simulation = Simulation()
+    simulation.connect()
+    client, server = simulation.client.association, simulation.server.association
+    channel = client.open_channel("x")
+    client.send(channel, b"goodbye", now=simulation.now)
+    packets = client.packets(simulation.now)
+    client.abort()
+    server.receive(packets + client.packets(simulation.now), simulation.now)
+    assert [type(event) for event in server.events()[-3:]] == [ChannelOpened, MessageReceived, Closed]
+
+
+def test_an_abort_with_a_malformed_cause_is_an_abort() -> None:
+    simulation = Simulation()
+    simulation.connect()
+    abort = packet.chunk(Chunk.ABORT, 0, struct.pack("!HH", Cause.USER_INITIATED, 255))
+    simulation.server.association.receive([sealed(simulation.client, abort)], simulation.now)
+    assert simulation.server.association.events()[-1:] == [Closed("aborted by the far side")]
+
+
+def test_what_has_ended_is_not_set_up_again() -> None:
+    association = Association(is_client=True)
+    association.abort()
+    association.connect(0.0)
+    assert association.packets(0.0) == []
+    assert association.timeout() is None
 
 
 # Unknown and unwanted -------------------------------------------------------------------------

@@ -185,6 +185,15 @@ def test_a_flood_of_questions_gets_a_bounded_answer() -> None:
     assert peer.victim.state is State.ESTABLISHED
 
 
+@pytest.mark.parametrize("size", [60_000, 65_500])
+def test_an_init_full_of_what_is_unknown_gets_a_short_answer(size: int) -> None:
+    peer = Peer(interleaving=True)
+    known, unknown = packet.Init(1, 2, 3, 4, 5).pack(), packet.param(0xCFFF, bytes(size))
+    init = packet.sealer(5000, 5000, 0)(packet.chunk(Chunk.INIT, 0, known + unknown))
+    peer.victim.receive([init], peer.simulation.now)
+    assert max(map(len, peer.victim.packets(peer.simulation.now))) < 1_160
+
+
 def test_a_replayed_conversation_changes_nothing() -> None:
     simulation = Simulation()
     heard: list[bytes] = []
