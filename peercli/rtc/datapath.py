@@ -74,12 +74,9 @@ class AssociationChannel(Channel):
             raise self._end
 
     async def flush(self) -> None:
-        self._transport.flushing.add(self)
-        try:
-            while self._end is None and not self._transport.is_flushed(self):
-                await self._wait()
-        finally:
-            self._transport.flushing.discard(self)
+        while self._end is None and not self._transport.is_flushed(self):
+            self._transport.flushing.add(self)
+            await self._wait()
         if self._end is not None:
             raise self._end
 
@@ -141,7 +138,7 @@ class SctpTransport:
         self._opening: list[AssociationChannel] = []
         self._channels: dict[int, AssociationChannel] = {}
         self._over = False
-        self.flushing: set[AssociationChannel] = set()  # those who wait for `is_flushed`
+        self.flushing: set[AssociationChannel] = set()  # those to be told when `is_flushed`
         transport._register_data_receiver(self)
 
     # For RTCPeerConnection --------------------------------------------------------------------
@@ -218,7 +215,11 @@ class SctpTransport:
         association = self._association
         if association is None or channel.number is None or not association.room(channel.number):
             return False
-        association.send(channel.number, data, text=text, now=self._loop.time())
+        try:
+            association.send(channel.number, data, text=text, now=self._loop.time())
+        except KeyError:  # the far side has closed it; that this is done is told once both directions are
+            channel._ended()
+            return False
         self._soon()
         return True
 
@@ -324,9 +325,9 @@ class SctpTransport:
         """Tell whom it concerns what has happened."""
         for event in association.events():
             self._handle(event)
-        for channel in self.flushing:
-            if self.is_flushed(channel):
-                channel._news.set()
+        for channel in [channel for channel in self.flushing if self.is_flushed(channel)]:
+            self.flushing.discard(channel)
+            channel._news.set()
 
     def _set_timer(self, association: Association) -> None:
         if self._timer is not None:
@@ -510,4 +511,5 @@ class SctpTransport:
         for channel in (*self._channels.values(), *self._opening):
             channel._ended(error)
         self._channels.clear()
+        self.flushing.clear()
         self._on_end(error)

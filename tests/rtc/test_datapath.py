@@ -16,7 +16,7 @@ from aioice.ice import StunProtocol
 from aiortc import AudioStreamTrack, RTCBundlePolicy, RTCConfiguration, VideoStreamTrack
 from av import VideoFrame
 
-from peercli.errors import MessageTooBig
+from peercli.errors import ConnectionClosed, MessageTooBig
 from peercli.rtc import datapath, dtls, ice
 from peercli.rtc.channel import UNLIMITED, Channel, StockChannel
 from peercli.rtc.datapath import AssociationChannel, SctpTransport
@@ -237,6 +237,35 @@ async def test_a_flush_sees_what_is_queued_on_a_socket_without_room() -> None:
         closed = False
         await flushing
         assert await there.receive() == bytes(200_000)
+
+
+async def test_one_flush_may_be_given_up_while_another_waits() -> None:
+    async with connected() as (_, _, here, there):
+        closed = True
+        udp = transport_of(here)._udp
+        assert udp is not None
+        udp._socket = cast(Any, MoodySocket(udp._socket, lambda _: BlockingIOError() if closed else None))
+        await here.send(bytes(200_000))
+        impatient, patient = asyncio.create_task(here.flush()), asyncio.create_task(here.flush())
+        await asyncio.sleep(0.1)
+        impatient.cancel()
+        await asyncio.wait([impatient])
+        closed = False
+        await patient
+        assert await there.receive() == bytes(200_000)
+
+
+async def test_what_is_sent_while_the_far_side_closes_is_told_why_it_cannot_be() -> None:
+    async with connected() as (_, _, here, there):
+        await carry(here, there, 5)
+        await there.close()
+        with pytest.raises(ConnectionClosed, match="the far side closed"):
+            while True:
+                await here.send(b"anyone?")
+                await asyncio.sleep(0)
+        assert here.closed
+        with pytest.raises(ConnectionClosed, match="the far side closed"):
+            await here.receive()
 
 
 @pytest.mark.parametrize("datapath", ["", "aiortc"])
