@@ -507,8 +507,8 @@ class Receiver:
             first = self._next_number.get(stream, 0)
             count = ((number - first) & mask) + 1
             # Whichever is less to look at: a far side may skip one of many, or many of few.
-            waiting = sorted((ahead - first) & mask for ahead in ready) if len(ready) < count else range(count)
-            for step in waiting:
+            waiting = sorted((ahead - first) & mask for ahead in ready) if len(ready) < count else None
+            for step in waiting or range(count):
                 skipped = (first + step) & mask
                 if step < count and skipped in ready:
                     self.messages.append((stream, *ready.pop(skipped)))

@@ -53,6 +53,13 @@ async def carry(here: Channel, there: Channel, count: int) -> None:
             assert await there.receive() == message
 
 
+async def chatter(here: Channel) -> None:
+    """Send until that fails."""
+    while True:
+        await here.send(b"anyone?")
+        await asyncio.sleep(0)
+
+
 async def until_large(here: Channel, there: Channel, size: int) -> None:
     """Send until packets have that size."""
     async with asyncio.timeout(20):
@@ -260,9 +267,7 @@ async def test_what_is_sent_while_the_far_side_closes_is_told_why_it_cannot_be()
         await carry(here, there, 5)
         await there.close()
         with pytest.raises(ConnectionClosed, match="the far side closed"):
-            while True:
-                await here.send(b"anyone?")
-                await asyncio.sleep(0)
+            await chatter(here)
         assert here.closed
         with pytest.raises(ConnectionClosed, match="the far side closed"):
             await here.receive()
