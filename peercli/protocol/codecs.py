@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 from peercli.errors import MessageTooBig, ProtocolError, UsageError
 from peercli.protocol import binarypack, messagepack
 from peercli.protocol.chunks import CHUNK_SIZE, ChunkError, Reassembler, split
+from peercli.protocol.jsontext import parse
 from peercli.protocol.values import UNDEFINED, check_shape, in_utc, shape_fault, well_formed
 
 __all__ = ["CLOSE", "MAX_JSON_RECEIVED", "SERIALIZATIONS", "STREAM_PIECE", "Close", "Codec", "make_codec"]
@@ -142,8 +143,8 @@ class JsonCodec:
             return [UNDEFINED]
         try:
             text = wire if isinstance(wire, str) else wire.decode("utf-8-sig")
-            value = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
+            value = parse(text)
+        except ValueError:
             raise ProtocolError("a message is not JSON") from None
         if fault := shape_fault(value):
             raise ProtocolError(f"a JSON message cannot be read: {fault}")
@@ -251,10 +252,6 @@ def _json_other(value: object) -> str | None:
     if isinstance(value, datetime):
         return in_utc(value).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     raise TypeError(f"it holds a {type(value).__name__}")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_other)

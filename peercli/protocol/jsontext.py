@@ -1,14 +1,34 @@
-"""Messages as JSON text, for programs to read and write: bytes are `{"$bytes": "<base64>"}`, both ways."""
+"""JSON as it is read everywhere, and messages as JSON text for programs to read and write.
+
+There, bytes are `{"$bytes": "<base64>"}`, both ways.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "parse", "to_json"]
+
+
+def parse(text: str | bytes, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value of a JSON text (RFC 8259), which has no NaN; of equal keys in an object the last wins.
+
+    Raises:
+        ValueError: it is no JSON, or it is nested too deep to be read.
+    """
+    try:
+        return json.loads(text, object_hook=object_hook, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def to_json(value: Any) -> str:
@@ -56,10 +76,7 @@ def from_json(text: str) -> Any:
     Raises:
         ValueError: it is no JSON, or its bytes are no base64.
     """
-    try:
-        return json.loads(text, object_hook=_bytes, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    return parse(text, object_hook=_bytes)
 
 
 def _bytes(value: dict[str, Any]) -> Any:
@@ -68,7 +85,3 @@ def _bytes(value: dict[str, Any]) -> Any:
             return base64.b64decode(encoded, validate=True)
         case _:
             return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -127,7 +127,7 @@ class Unpacker:
         values = []
         start = 0
         while self._skip(start):
-            values.append(_build(bytes(self._buffer[start : self._at])))
+            values.append(_build(self._buffer[start : self._at]))
             start = self._at
             self._values = 0
         del self._buffer[:start]
@@ -178,7 +178,7 @@ class Unpacker:
             raise ProtocolError(f"the message has more than {MAX_VALUES} values")
 
 
-def _build(packed: bytes) -> Any:
+def _build(packed: bytearray) -> Any:
     try:
         return msgpack.unpackb(
             packed,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from peercli.errors import ProtocolError
+from peercli.protocol.jsontext import parse
 from peercli.protocol.values import shape_fault
 
 __all__ = [
@@ -204,8 +205,8 @@ def decode(text: str | bytes) -> BrokerMessage | None:
     if len(text) > MAX_MESSAGE_LENGTH:
         raise ProtocolError(f"the broker sent a message of length {len(text)}")
     try:
-        message = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        message = parse(text)
+    except ValueError:
         raise ProtocolError("the broker sent a message that is not JSON") from None
     if not isinstance(message, dict):
         raise ProtocolError("the broker sent a message that is not an object")
@@ -324,7 +325,3 @@ def _sdp(payload: dict[str, Any]) -> str:
     if not isinstance(description, dict):
         raise ProtocolError("a session description is missing")
     return _text(description.get("sdp"), "session description", MAX_MESSAGE_LENGTH)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

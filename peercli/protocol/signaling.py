@@ -4,24 +4,27 @@ Pure: the caller opens sockets, sends texts and passes the time in; this says wh
 `Signaling` outlives many sockets: after an outage it asks for a new one (same id, same token) with
 capped exponential backoff and jitter, and holds what is to be sent until the id is ours again.
 
-    state      event                      next       actions
-    ---------  -------------------------  ---------  ------------------------------------------
-    IDLE       connect                    DIALING    Dial
-    DIALING    socket_opened              GREETING   (a heartbeat, when the id was ours before)
-    DIALING    socket_lost                WAITING*   Lost
-    GREETING   OPEN                       OPEN       what was held back, Opened
-    GREETING   time: reattach grace       OPEN       the same (PeerServer 1.0.2 says nothing here)
-    GREETING   time: no greeting          WAITING*   Hangup, Lost
-    OPEN       time: heartbeat            OPEN       Transmit
-    OPEN       socket_lost                WAITING    Lost
-    WAITING    time: delay is over        DIALING    Dial
-    WAITING    hurry                      DIALING    Dial
-    any        ID-TAKEN, INVALID-KEY      IDLE       Hangup, Failed
-    any        ERROR                      WAITING*   Hangup, Lost
-    any        disconnect                 IDLE       Hangup
+    state            event                    next       actions
+    ---------------  -----------------------  ---------  ------------------------------------------
+    IDLE             connect                  DIALING    Dial
+    DIALING          socket_opened            GREETING   (a heartbeat, when the id was ours before)
+    GREETING         OPEN                     OPEN       what was held back, Opened
+    GREETING         time: reattach grace     OPEN       the same (PeerServer 1.0.2 says nothing here)
+    GREETING         time: no greeting        WAITING*   Hangup, Lost
+    OPEN             time: heartbeat          the same   Transmit
+    OPEN             send                     the same   Transmit
+    GREETING, OPEN   from or about a peer     the same   Received
+    GREETING, OPEN   ID-TAKEN, INVALID-KEY    IDLE       Hangup, Failed
+    GREETING, OPEN   ERROR                    WAITING*   Hangup, Lost
+    DIALING to OPEN  socket_lost              WAITING*   Lost
+    WAITING          time: delay is over      DIALING    Dial
+    WAITING          hurry                    DIALING    Dial
+    IDLE, WAITING    socket_opened            the same   Hangup: it comes too late
+    any              disconnect               IDLE       Hangup
     * IDLE and Failed instead, as long as the id has never been ours.
 
-IDLE holds nothing back: what is said there, or was held when it came to that, is dropped.
+Nothing else changes anything. What is to be sent before OPEN is held back; in IDLE it is dropped, with all that
+was held when it came to that.
 """
 
 from __future__ import annotations
@@ -166,7 +169,7 @@ class Signaling:
     def socket_opened(self, now: float) -> list[Action]:
         """The socket asked for by `Dial` is there."""
         if self.state is not State.DIALING:
-            return [Hangup()]
+            return [Hangup()] if self.state in (State.IDLE, State.WAITING) else []
         self.state = State.GREETING
         if not self.ever_open:
             self._deadline = now + GREETING_TIMEOUT

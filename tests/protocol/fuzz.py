@@ -1,8 +1,9 @@
-"""A fuzzer for all that reads what a peer sends: `python -m tests.protocol.fuzz --count 1000000`.
+"""A fuzzer for all that reads what a peer or a broker sends: `python -m tests.protocol.fuzz --count 1000000`.
 
-Inputs start as valid messages of every format, so that most mutations get past the first header. A run
-fails on any exception but ProtocolError, and on an input that raises the peak of resident memory by more
-than GROWTH.
+Inputs start as valid messages of every format, so that most mutations get past the first header. What is
+read is sent again, and has to be read as the same. A run fails on any exception but ProtocolError, on what
+does not come back, and on an input that raises the peak of resident memory by more than GROWTH.
+`tests.protocol.guided` takes the same readers, and finds inputs by what they reach.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import Any, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 
-from peercli.errors import ProtocolError
+from peercli.errors import MessageTooBig, ProtocolError, UsageError
 from peercli.protocol.binarypack import pack, unpack
 from peercli.protocol.chunks import Reassembler
-from peercli.protocol.codecs import SERIALIZATIONS, BinaryCodec, make_codec
+from peercli.protocol.codecs import CLOSE, BinaryCodec, make_codec
+from peercli.protocol.messages import Expire, Leave, PeerMessage, decode, encode
 from peercli.protocol.values import UNDEFINED
 
 GROWTH = 32 << 20
@@ -43,13 +45,15 @@ TEXTS = ["", "__peerData", "type", "close", "n", "total", "data", "😀", "é" *
 SIZES = [b"\x00\x00", b"\xff\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x0f\xff\xff"]
 SIZES += [b"\x91" * 101, b"\x81\xb0" * 99, b"\x81\xa0" * 99]
 TOKENS = [b"[", b"]", b"{", b"}", b'"', b",", b":", b"-", b"\\", b"NaN", b"1e999", b"\\ud800", b"\xff"]
-TOKENS += [b"null", b"9" * 5000, b'[{"a":' * 500]
+TOKENS += [b"null", b"true", b"{}", b"\\u0000", b"9" * 5000, b'[{"a":' * 500]
 HEADERS = range(0x80, 0x100)
+PEER_TYPES = ["OFFER", "ANSWER", "CANDIDATE"]
 
 
 class Target(NamedTuple):
-    """A reader under test: how to make a fresh one, and inputs for it."""
+    """A reader under test: its name, how to make a fresh one, and inputs for it."""
 
+    name: str
     reader: Callable[[], Callable[[Any], object]]
     make: Callable[[random.Random], object]
 
@@ -73,6 +77,63 @@ class Report(NamedTuple):
 
 class Failure(Exception):
     """An input did what none may do."""
+
+
+# Readers --------------------------------------------------------------------------------------
+
+
+def receiver(serialization: str) -> Callable[[Any], None]:
+    """Decodes one connection's messages, and sees that they can be passed on unchanged."""
+    codec = make_codec(serialization)
+
+    def receive(wire: Any) -> None:
+        for value in codec.decode(wire):
+            if value is not CLOSE:
+                pass_on(serialization, value)
+
+    return receive
+
+
+def pass_on(serialization: str, value: Any) -> None:
+    """Send what was received; raise Failure if the far side would not receive the same."""
+    try:
+        sent = encoded(serialization, value)
+    except (UsageError, MessageTooBig):
+        return  # NaN, PeerJS's own key, JSON that another program made longer than PeerJS may
+    codec = make_codec(serialization)
+    try:
+        [received] = [value for wire in sent for value in codec.decode(wire)]
+    except ProtocolError as error:
+        raise Failure(f"{value!r} can be sent but not received") from error
+    if encoded(serialization, received) != sent:
+        raise Failure(f"{value!r} becomes {received!r}")
+
+
+def encoded(serialization: str, value: Any) -> list[bytes | str]:
+    """The data channel messages that carry `value`."""
+    wires = make_codec(serialization).encode(value)
+    return [wire.tobytes() if isinstance(wire, memoryview) else wire for wire in wires]
+
+
+def read_packed(packed: bytes) -> None:
+    """Unpacks BinaryPack, and sees that the value can be passed on unchanged."""
+    pass_on("binary", unpack(packed))
+
+
+def read_broker(text: bytes | str) -> None:
+    """Decodes a broker's message; a peer's has to be the same again when it is sent back."""
+    message = decode(text)
+    if not isinstance(message, Leave | Expire | PeerMessage):
+        return
+    sent = encode(message)
+    try:
+        again = decode(json.dumps(json.loads(sent) | {"src": message.peer}, allow_nan=False))
+    except ProtocolError as error:
+        raise Failure(f"{message!r} can be sent but not received") from error
+    except ValueError:
+        return  # 1e999 in the metadata
+    if again is None or encode(again) != sent:
+        raise Failure(f"{message!r} becomes {again!r}")
 
 
 # Inputs ---------------------------------------------------------------------------------------
@@ -133,35 +194,58 @@ def mutate(rng: random.Random, data: bytes, tokens: list[bytes]) -> bytes:
     return bytes(mutable)
 
 
+def broker_message(rng: random.Random) -> dict[str, Any]:
+    """A message as a broker passes it on, sometimes with another value in one of its fields."""
+    kind = rng.choice(
+        ["OPEN", "ID-TAKEN", "INVALID-KEY", "ERROR", "LEAVE", "EXPIRE", "NEWS", *3 * PEER_TYPES]
+    )
+    payload: dict[str, Any] = {"type": rng.choice(("data", "media")), "connectionId": "dc_1", "msg": "no"}
+    match kind:
+        case "OFFER" | "ANSWER":
+            payload["sdp"] = {"type": kind.lower(), "sdp": "v=0"}
+            payload |= {"metadata": random_value(rng, 2), "label": "x", "serialization": "json", "auth": True}
+            payload |= {"reliable": True, "peercli": {"session": "s", "resume": True}}
+        case "CANDIDATE":
+            candidate = {"candidate": "candidate:1", "sdpMid": "0", "sdpMLineIndex": 0}
+            payload["candidate"] = candidate | {"usernameFragment": "u"}
+        case "EXPIRE":
+            payload |= {"declined": True, "auth": True}
+    message = {"type": kind, "src": "bob", "dst": "alice", "payload": payload}
+    if rng.random() < 0.3:
+        place = rng.choice((message, payload))
+        place[rng.choice(list(place))] = random_value(rng, 1)
+    return message
+
+
 def targets(rng: random.Random) -> list[Target]:
     """All readers, with inputs grown from some hundred messages."""
     close = {"__peerData": {"type": "close"}}
     values = [close, {**close, "x": "y" * 20_000}, *(random_value(rng, 4) for _ in range(300))]
-    seeds: dict[str, list[bytes]] = {
-        "binary": [wire for value in values for wire in BinaryCodec("binary").encode([value])],
-        "json": [json.dumps(value, default=str).encode() for value in values],
-        "MsgPack": [msgpack.packb(value, default=_extension, datetime=True) for value in values],
-    }
-    seeds["binary"] += [pack(value) for value in values]
+    texts = [json.dumps(value, default=str).encode() for value in values]
+    chunked = [wire for value in values for wire in BinaryCodec("binary").encode([value])]
+    packed = chunked + [pack(value) for value in values]
+    streamed = [msgpack.packb(value, default=_extension, datetime=True) for value in values]
+    spoken = [json.dumps(broker_message(rng), default=str).encode() for _ in range(300)]
 
-    def mutated(format: str, tokens: list[bytes]) -> Callable[[random.Random], bytes | str]:
+    def mutated(seeds: list[bytes], tokens: list[bytes], as_text: float) -> Callable[[random.Random], Any]:
         def make(rng: random.Random) -> bytes | str:
-            data = mutate(rng, rng.choice(seeds[format]), tokens)
-            return (
-                data if rng.random() < (0.5 if format == "json" else 0.99) else data.decode(errors="replace")
-            )
+            data = mutate(rng, rng.choice(seeds), tokens)
+            return data.decode(errors="replace") if rng.random() < as_text else data
 
         return make
 
-    def decoder(serialization: str) -> Callable[[], Callable[[Any], object]]:
-        return lambda: make_codec(serialization).decode
+    def target(serialization: str, seeds: list[bytes], tokens: list[bytes], as_text: float = 0.01) -> Target:
+        return Target(serialization, lambda: receiver(serialization), mutated(seeds, tokens, as_text))
 
-    binary, text, stream = mutated("binary", SIZES), mutated("json", TOKENS), mutated("MsgPack", SIZES)
-    inputs = {"json": text, "MsgPack": stream}
     return [
-        Target(lambda: unpack, lambda rng: mutate(rng, rng.choice(seeds["binary"]), SIZES)),
-        Target(lambda: Reassembler().add, random_chunk),
-        *(Target(decoder(name), inputs.get(name, binary)) for name in SERIALIZATIONS),
+        Target("binarypack", lambda: read_packed, mutated(packed, SIZES, 0)),
+        Target("chunks", lambda: Reassembler().add, random_chunk),
+        Target("broker", lambda: read_broker, mutated(spoken, TOKENS, 0.5)),
+        target("binary", packed, SIZES),
+        target("binary-utf8", packed, SIZES),
+        target("json", texts, TOKENS, as_text=0.5),
+        target("raw", packed, SIZES, as_text=0.5),
+        target("MsgPack", streamed, SIZES),
     ]
 
 
@@ -218,11 +302,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--only", help="one reader, by its name")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
+    only = [target for target in targets(random.Random(options.seed)) if target.name == options.only]
     for place, start in enumerate(range(0, options.count, SLICE)):
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
-        report = fuzz(min(SLICE, options.count - start), options.seed + place)
+        report = fuzz(min(SLICE, options.count - start), options.seed + place, only or None)
         print(f"seed {options.seed + place}: {report}", flush=True)
 
 

@@ -191,6 +191,35 @@ scalars = (
 fields = st.sampled_from(["__peerData", "n", "total", "data"])
 
 
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    hostile=st.lists(
+        st.dictionaries(fields, scalars).filter(lambda chunk: chunk.get("__peerData") not in (0, 1, 2, 3))
+        | st.builds(chunk, st.integers(-1, 4), st.integers(-1, 4), st.binary(max_size=3), st.integers(4, 9)),
+        max_size=30,
+    ),
+    random=st.randoms(use_true_random=False),
+)
+def test_hostile_chunks_do_no_harm_to_other_messages(
+    sizes: list[int], hostile: list[dict[str, Any]], random: Random
+) -> None:
+    whole = [[f"{n} of {chunk_id}".encode() for n in range(total)] for chunk_id, total in enumerate(sizes)]
+    good = [
+        chunk(n, len(pieces), piece, chunk_id)
+        for chunk_id, pieces in enumerate(whole)
+        for n, piece in enumerate(pieces)
+    ]
+    chunks = good + hostile
+    random.shuffle(chunks)
+    reassembler, completed = Reassembler(), []
+    for each in chunks:
+        try:
+            completed.append(reassembler.add(each))
+        except ChunkError:
+            assert each not in good
+    assert {b"".join(pieces) for pieces in whole} <= set(completed)
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(

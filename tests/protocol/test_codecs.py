@@ -366,6 +366,31 @@ def test_dates_with_peerjs(peerjs: PeerJS, at: datetime) -> None:
     assert peerjs.receive("MsgPack", list(make_codec("MsgPack").encode(at))).values == [at]
 
 
+@given(at=st.datetimes(timezones=st.just(UTC)))
+def test_any_date_with_peerjs(peerjs: PeerJS, at: datetime) -> None:
+    assert transfer(at, "MsgPack") == [at]
+    at = at.replace(microsecond=at.microsecond // 1000 * 1000)  # all that a Date holds
+    for serialization in ("json", "MsgPack"):
+        assert list(make_codec(serialization).encode(at)) == peerjs.send(serialization, [at])
+    (ours,), (theirs,) = transfer(at, "binary"), decode_all(make_codec("binary"), peerjs.send("binary", [at]))
+    assert theirs == f"{ours} (Coordinated Universal Time)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"b":2,"a":3}',
+        "[1e999,-1e999,1e-999]",
+        "[0.1,1E2,-0,123456789012345680]",
+        '"\\ud83d\\ude00 \\u0000 \\/"',
+        ' [ 1 ,\t{ "a" : null }\r\n] ',
+        '{"__proto__x":[[[[]]]]}',
+    ],
+)
+def test_json_is_read_as_javascript_reads_it(peerjs: PeerJS, text: str) -> None:
+    assert make_codec("json").decode(text) == peerjs.receive("json", [text.encode()]).values
+
+
 def test_raw_with_peerjs(peerjs: PeerJS) -> None:
     values: list[bytes | str] = ["text", b"bytes", ""]
     assert peerjs.send("raw", values) == values

@@ -25,7 +25,7 @@ def test_an_exception_is_a_failure() -> None:
             raise IndexError
 
     with pytest.raises(Failure, match=r"IndexError.*x07"):
-        fuzz(10_000, seed=1, only=[Target(lambda: reader, lambda rng: rng.randbytes(1))])
+        fuzz(10_000, seed=1, only=[Target("a reader", lambda: reader, lambda rng: rng.randbytes(1))])
 
 
 def test_memory_is_a_failure() -> None:
@@ -39,4 +39,4 @@ def test_memory_is_a_failure() -> None:
 
     # Again and again: only a new peak counts, and earlier tests may have left one.
     with pytest.raises(Failure, match=f"MiB: {2 * GROWTH}"):
-        fuzz(200, seed=1, only=[Target(lambda: reader, make)])
+        fuzz(200, seed=1, only=[Target("a reader", lambda: reader, make)])

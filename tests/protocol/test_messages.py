@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -277,6 +279,39 @@ A_CANDIDATE = next(message for _, message in SPOKEN if isinstance(message, Candi
 def test_what_breaks_the_protocol_is_refused(text: str | bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(text)
+
+
+def _paths(value: object, *above: str) -> Iterator[tuple[str, ...]]:
+    """The way to every field of a message."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*above, key)
+            yield from _paths(inner, *above, key)
+
+
+def _is_a(value: object, annotation: Any) -> bool:
+    if annotation is Any:
+        return True
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    return isinstance(value, annotation) and not (annotation is int and isinstance(value, bool))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, True, 0, -1, 10**4000, 1.5, 1e999, "", "\ud800", "x" * 70_000, [], ["data"], {}, {"sdp": {}}],
+    ids=lambda wrong: f"{type(wrong).__name__} {str(wrong)[:8]!r}" if wrong != 10**4000 else "huge",
+)
+def test_every_field_with_every_wrong_value(wrong: object) -> None:
+    for spoken, known in SPOKEN:
+        for path in _paths(spoken):
+            try:
+                message = decode(_broken(known, *path, value=wrong).replace("Infinity", "1e999"))
+            except ProtocolError:
+                continue
+            for field in fields(message) if message is not None else ():
+                annotation = get_type_hints(type(message))[field.name]
+                assert _is_a(getattr(message, field.name), annotation), (path, field.name)
 
 
 def test_deep_nesting_is_refused_wherever_it_is() -> None:
