@@ -23,8 +23,8 @@ capped exponential backoff and jitter, and holds what is to be sent until the id
     any              disconnect               IDLE       Hangup
     * IDLE and Failed instead, as long as the id has never been ours.
 
-Nothing else changes anything. What is to be sent before OPEN is held back; in IDLE it is dropped, with all that
-was held when it came to that.
+Nothing else changes anything. What is to be sent before OPEN is held back; in IDLE it is dropped, with all
+that was held when it came to that.
 """
 
 from __future__ import annotations
