@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakValueDictionary
 
 from peercli.errors import AuthenticationFailed, ConnectionClosed, Declined, PeerError, UsageError
@@ -15,8 +15,10 @@ from peercli.protocol import auth
 from peercli.protocol.attempts import Attempts
 from peercli.protocol.auth import Conversation, Credentials, Proven, Session
 from peercli.protocol.messages import Offer
-from peercli.rtc.channel import Channel
-from peercli.rtc.link import Link
+
+if TYPE_CHECKING:
+    from peercli.rtc.channel import Channel
+    from peercli.rtc.link import Link
 
 __all__ = ["Gate", "left", "no_from", "unlike"]
 

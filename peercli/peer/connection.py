@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Self
 
 from peercli.errors import AuthenticationFailed, ConnectionClosed, PeerError, WebRTCError
 from peercli.options import IceOptions
@@ -14,17 +16,27 @@ from peercli.peer.auth import Gate, left, unlike
 from peercli.peer.emitter import Emitter
 from peercli.protocol.auth import Proven
 from peercli.protocol.messages import Answer, Candidate, Expire, Kind, Offer, PeerMessage
-from peercli.rtc.channel import Channel
-from peercli.rtc.ice import PairReport
-from peercli.rtc.link import Link, Route, Trickle
-from peercli.rtc.media import Media
 
-__all__ = ["Connection", "Signal"]
+if TYPE_CHECKING:
+    from peercli.rtc.channel import Channel
+    from peercli.rtc.ice import PairReport
+    from peercli.rtc.link import Route, Trickle
+    from peercli.rtc.media import Media
+
+__all__ = ["Connection", "Signal", "prepare"]
 
 logger = logging.getLogger(__name__)
 
+_WEBRTC = "peercli.rtc.link"
+
 Signal = Callable[[PeerMessage | Expire], None]
 """Sends a message by way of the broker."""
+
+
+async def prepare() -> None:
+    """Import WebRTC, while the event loop goes on: it takes as long as it takes to dial a far broker."""
+    if _WEBRTC not in sys.modules:
+        await asyncio.to_thread(import_module, _WEBRTC)
 
 
 class Connection(Emitter, ABC):
@@ -53,6 +65,8 @@ class Connection(Emitter, ABC):
         gate: Gate | None,
         media: Media | None = None,
     ) -> None:
+        from peercli.rtc.link import Link  # see `prepare`
+
         super().__init__()
         self.peer = offer.peer
         self.connection_id = offer.connection_id

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from peercli.errors import ConnectionClosed, NotOpenYet, PeerError
 from peercli.options import IceOptions
@@ -17,10 +17,11 @@ from peercli.peer.connection import Connection, Signal
 from peercli.peer.emitter import Listener
 from peercli.protocol.codecs import CLOSE, make_codec
 from peercli.protocol.messages import Answer, Candidate, Offer
-from peercli.rtc.channel import Channel, Wire
-from peercli.rtc.link import Route
 
-__all__ = ["DataConnection", "Route"]
+if TYPE_CHECKING:
+    from peercli.rtc.channel import Channel, Wire
+
+__all__ = ["DataConnection"]
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from peercli.errors import ConnectionClosed, Declined, PeerError, UsageError
 from peercli.options import IceOptions
 from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.protocol.messages import Answer, Candidate, Expire, Offer
-from peercli.rtc.media import Media, MediaStats, MediaStream
+from peercli.rtc.stream import MediaStream
+
+if TYPE_CHECKING:
+    from peercli.rtc.media import MediaStats
 
 __all__ = ["VIDEO_CODECS", "MediaConnection", "MediaStream", "check_video_codec"]
 
@@ -52,6 +55,8 @@ class MediaConnection(Connection):
         signal: Signal,
         gate: Gate | None,
     ) -> None:
+        from peercli.rtc.media import Media  # see `peercli.peer.connection.prepare`
+
         self._media = Media()
         super().__init__(
             offer,

@@ -38,7 +38,7 @@ from peercli.peer.arrivals import Arrivals
 from peercli.peer.auth import Gate, no_from, unlike
 from peercli.peer.broker import Event
 from peercli.peer.brokers import BrokerSockets
-from peercli.peer.connection import Connection
+from peercli.peer.connection import Connection, prepare
 from peercli.peer.data import DataConnection
 from peercli.peer.directory import list_peers
 from peercli.peer.emitter import Emitter
@@ -57,7 +57,7 @@ from peercli.protocol.messages import (
 )
 from peercli.protocol.signaling import Failed, Lost, Opened, Received
 from peercli.protocol.values import check_shape
-from peercli.rtc.media import MediaStream
+from peercli.rtc.stream import MediaStream
 
 __all__ = ["Peer"]
 
@@ -196,8 +196,10 @@ class Peer(Emitter):
             self._incoming.go_on()
             self._calls.go_on()
             self._socket.connect()
+        opening = self._opening
         self._ice.start()
-        await asyncio.shield(self._opening)
+        await prepare()
+        await asyncio.shield(opening)
         await self._ice.settled()
 
     def disconnect(self) -> None:

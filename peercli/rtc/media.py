@@ -5,32 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiortc import MediaStreamTrack, RTCPeerConnection, RTCRtpTransceiver
+from aiortc import RTCPeerConnection, RTCRtpTransceiver
 
 from peercli.errors import ProtocolError
 from peercli.rtc.encoders import prefer_codec, with_opus_parameters
 from peercli.rtc.rtp import Flow, Receiver, Sender
+from peercli.rtc.stream import MediaStream
 
 __all__ = ["KINDS", "Media", "MediaStats", "MediaStream"]
 
 KINDS = ("audio", "video")
 MAX_SECTIONS = 16  # of one description; each that is for media costs the thread of a decoder
-
-
-@dataclass(frozen=True, slots=True)
-class MediaStream:
-    """A picture, a sound, or both, as aiortc's tracks: `await track.recv()` gives the next frame of PyAV's.
-
-    A track that has ended raises `aiortc.MediaStreamError`.
-    """
-
-    audio: MediaStreamTrack | None = None
-    video: MediaStreamTrack | None = None
-
-    @property
-    def tracks(self) -> list[MediaStreamTrack]:
-        """The tracks there are."""
-        return [track for track in (self.audio, self.video) if track is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peercli.errors import (
     AuthenticationFailed,
@@ -20,7 +20,7 @@ from peercli.errors import (
     ProtocolError,
 )
 from peercli.options import random_id
-from peercli.peer.data import DataConnection, Route
+from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol.messages import Offer
 from peercli.protocol.resume import (
@@ -40,6 +40,9 @@ from peercli.protocol.resume import (
 )
 from peercli.services.events import Interrupted, Redialling, Report, Resumed, RouteFound
 from peercli.services.redial import pause, redial
+
+if TYPE_CHECKING:
+    from peercli.rtc.link import Route
 
 __all__ = ["PATIENCE", "Conversation", "LastingConnection", "Sessions", "connect"]
 
