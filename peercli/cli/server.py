@@ -150,6 +150,7 @@ def server(
         import signal
 
         from peercli.server.app import Server
+        from peercli.server.listening import lift_file_limit
         from peercli.server.logs import log_to_stderr
         from peercli.server.options import ServerOptions
         from peercli.services.events import Serving
@@ -181,6 +182,7 @@ def server(
         )
         if log_format is not None:
             log_to_stderr(json=log_format is LogFormat.json)
+        lift_file_limit()
         async with Server(options) as broker:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.try_reload)
             await console.report(Serving(broker.url))

@@ -14,11 +14,13 @@ import ssl
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from peercli.errors import UsageError
 from peercli.server.access import read_keys, read_secret
 from peercli.server.door import Door
 from peercli.server.http import HttpConnection, Request, Response
+from peercli.server.listening import BACKLOG, local_host, open_ports, show_certificate
 from peercli.server.metrics import Counts, Gauges
 from peercli.server.options import ServerOptions
 from peercli.server.routes import Routes
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.25  # seconds between looks at what has run out
 SHUTDOWN_GRACE = 3.0  # seconds for the sockets to close when the broker stops
-BACKLOG = 4096  # connections that the kernel may have waiting for us
 GOING_AWAY = 1001  # WebSocket close code (RFC 6455, section 7.4.1)
 
 
@@ -63,8 +64,7 @@ class Server:
     def url(self) -> str:
         """Where clients on this machine find it: `http://127.0.0.1:9000/`."""
         scheme = "http" if self.options.tls_cert is None else "https"
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.host, self.options.host)
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.options.path}"
+        return f"{scheme}://{local_host(self.options.host)}:{self.port}{quote(self.options.path)}"
 
     @property
     def peers(self) -> list[str]:
@@ -74,7 +74,7 @@ class Server:
     async def __aenter__(self) -> Self:
         options = self.options
         self._tls = None if options.tls_cert is None else ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self.counts = Counts()
         self.door = Door(self.limits.max_connections, options.proxied)
         self.sessions = Sessions(options, self.counts, self.start, self.door.release)
@@ -86,23 +86,22 @@ class Server:
         if self._cluster is not None:
             await self._cluster.__aenter__()
         try:
-            self._listener = await loop.create_server(
-                lambda: HttpConnection(self, loop),
-                options.host,
-                options.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self.limits.http_idle,
-                reuse_port=options.share_port or None,
-                backlog=BACKLOG,
-            )
-        except OSError as error:
+            ports = open_ports(options.host, options.port, share=options.share_port)
+        except UsageError:
             if self._cluster is not None:
                 await self._cluster.__aexit__()
-            raise UsageError(
-                f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
-                hint="Another program may have the port; 0 takes a free one.",
-            ) from error
-        self._port: int = self._listener.sockets[0].getsockname()[1]
+            raise
+        self._port: int = ports[0].getsockname()[1]
+        self._listeners = [
+            await self._loop.create_server(
+                lambda: HttpConnection(self, self._loop),
+                sock=port,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else self.limits.http_idle,
+                backlog=BACKLOG,
+            )
+            for port in ports
+        ]
         self._sweeper = asyncio.create_task(self._sweep(), name="broker sweeper")
         return self
 
@@ -110,7 +109,8 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         try:
             await self._drain()
         finally:
@@ -170,10 +170,13 @@ class Server:
         Raises:
             UsageError: one of them cannot be used; all is as it was.
         """
-        keys, turn = read_keys(self.options), self.options.turn_secret_file
+        options = self.options
+        keys, turn = read_keys(options), options.turn_secret_file
         secret = b"" if turn is None else read_secret(turn)
         if self._tls is not None:
-            _load_certificate(self._tls, self.options)
+            assert options.tls_cert is not None
+            assert options.tls_key is not None
+            show_certificate(self._tls, options.tls_cert, options.tls_key)
         self._routes.turn_secret = secret
         self.sessions.set_keys(keys)
 
@@ -255,18 +258,3 @@ def _make_cluster(options: ServerOptions, sessions: Sessions) -> Cluster:
         max_held=options.limits.max_held,
         max_held_per_peer=options.limits.max_held_per_peer,
     )
-
-
-def _load_certificate(context: ssl.SSLContext, options: ServerOptions) -> None:
-    """Have the listener show this certificate from now on.
-
-    Raises:
-        UsageError: the certificate or its key cannot be read or do not belong together.
-    """
-    assert options.tls_cert is not None
-    try:
-        # Tried apart: a context that failed to load is left without a key.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(options.tls_cert, options.tls_key)
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"cannot use the TLS certificate {options.tls_cert}: {error}") from error

@@ -26,11 +26,16 @@ class Opcode(IntEnum):
     PONG = 0xA
 
 
+# Close codes (section 7.4.1)
 PROTOCOL_ERROR = 1002
+NOT_TEXT = 1007
 TOO_BIG = 1009
+_NEVER_SENT = frozenset({1004, 1005, 1006})
 MAX_CONTROL = 125  # bytes of a control frame (section 5.5)
 
-_BINARY, _CLOSE, _PONG = int(Opcode.BINARY), int(Opcode.CLOSE), int(Opcode.PONG)
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PONG = (
+    int(opcode) for opcode in (Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PONG)
+)
 
 
 class FrameError(Exception):
@@ -75,6 +80,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """The messages and control frames that `data` completes, as (opcode, payload), in order.
 
+        A frame that completes no message is (CONTINUATION, b""): it has cost as much work as one that does.
+
         Raises:
             FrameError: nothing more can be read from this client.
         """
@@ -108,24 +115,46 @@ class FrameReader:
                 break
             at = start + size
             payload = _unmask(source[start:at], source[start - 4 : start])
-            if opcode >= _CLOSE or (first >= 0x80 and self._parts is None):
-                found.append((opcode, payload))
-            else:
-                self._gather(opcode, payload)
-                if first >= 0x80:
-                    assert self._parts is not None
-                    found.append((self._kind, bytes(self._parts)))
-                    self._parts = None
+            if opcode < _CLOSE and (first < 0x80 or self._parts is not None):
+                opcode, payload = self._join(opcode, payload, last=first >= 0x80)
+            if opcode == _TEXT and not payload.isascii():
+                _check_text(payload)
+            elif opcode == _CLOSE:
+                _check_close(payload)
+            found.append((opcode, payload))
+        if end - at > 1 and source[at + 1] < 0x80:  # a whole frame without a mask may be that short
+            raise FrameError(PROTOCOL_ERROR, "no mask")
         if source is data:
             self._rest = bytearray(data[at:]) if at < end else self._rest
         else:
             del self._rest[:at]
         return found
 
-    def _gather(self, opcode: int, payload: bytes) -> None:
+    def _join(self, opcode: int, payload: bytes, *, last: bool) -> tuple[int, bytes]:
+        """A piece of a message: the whole of it with the last one."""
         if self._parts is None:
             self._parts, self._kind = bytearray(), opcode
         self._parts += payload
+        if not last:
+            return _CONTINUATION, b""
+        whole, self._parts = bytes(self._parts), None
+        return self._kind, whole
+
+
+def _check_text(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise FrameError(NOT_TEXT, "text that is no UTF-8") from None
+
+
+def _check_close(payload: bytes) -> None:
+    """Section 5.5.1: nothing, or a code that may be sent (section 7.4) and a reason."""
+    if payload:
+        code = int.from_bytes(payload[:2], "big")
+        if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in _NEVER_SENT:
+            raise FrameError(PROTOCOL_ERROR, "no close code")
+        _check_text(payload[2:])
 
 
 def unmask_slowly(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:

@@ -36,11 +36,7 @@ class Request:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
-
-    @property
-    def wants_websocket(self) -> bool:
-        """Does it ask for an upgrade?"""
-        return self.headers.get("upgrade", "").lower() == "websocket"
+    wants_websocket: bool
 
 
 @dataclass(slots=True)
@@ -109,7 +105,7 @@ class HttpConnection(asyncio.Protocol):
     """One connection until it closes or becomes a WebSocket.
 
     It has `http_idle` seconds to send a request, and as long for its next: a request that trickles in, or
-    never ends, costs no more than that and MAX_HEAD bytes.
+    never ends, costs no more than that and MAX_HEAD bytes. Who does not read the answers is not heard either.
     """
 
     def __init__(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
@@ -151,6 +147,12 @@ class HttpConnection(asyncio.Protocol):
         else:
             if self._size > MAX_HEAD and not self._done:
                 self._refuse(431)
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
 
     # What httptools calls -------------------------------------------------------------------------
 
@@ -203,8 +205,12 @@ class HttpConnection(asyncio.Protocol):
     def _read_request(self) -> Request:
         url = urlsplit(self._url.decode(errors="replace"))
         query = dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=MAX_FIELDS))
-        method = self._parser.get_method().decode("latin-1")
-        return Request(method, unquote(url.path), query, self._headers)
+        method, headers = self._parser.get_method().decode("latin-1"), self._headers
+        if "host" not in headers and self._parser.get_http_version() != "1.0":
+            raise ValueError("no Host (RFC 9112 §3.2)")
+        upgrades = method == "GET" and self._parser.should_upgrade()
+        wants_websocket = upgrades and headers.get("upgrade", "").lower() == "websocket"
+        return Request(method, unquote(url.path), query, headers, wants_websocket)
 
     def _refuse(self, status: int) -> None:
         body = HTTPStatus(status).phrase.encode()
@@ -218,4 +224,5 @@ class HttpConnection(asyncio.Protocol):
     def _hand_over(self, request: Request, early: bytes) -> None:
         self._done = True
         self._timer.cancel()
+        self._transport.resume_reading()  # the answers to requests before it may not have been read
         self._site.upgrade(request, self._transport, early)

@@ -177,7 +177,6 @@ class Sessions:
         realm, key, peer_id = socket.tenant.realm, socket.tenant.key, socket.peer_id
         if holder is not None and not await holder.probe():
             log.debug("a holder of an id is gone, and somebody else asks for it")
-            realm.detach(holder)
             holder.abort()
         if self.cluster is None or realm.contested(peer_id, identity) is not None:
             self._attach(socket, identity)
@@ -200,7 +199,7 @@ class Sessions:
         self.cluster.settle(key.name, peer_id, held)
 
     def _attach(self, socket: Socket, identity: str) -> None:
-        if socket in self.sockets:
+        if socket in self.sockets and not socket.closing:
             realm = socket.tenant.realm
             self._apply(realm.attach(socket, socket.peer_id, identity, self._loop.time()))
 
@@ -257,10 +256,15 @@ class Sessions:
             self._counts.took(now - begun, messages)
         self._handled.clear()
 
-    def lost(self, socket: Socket) -> None:
-        """A socket has ended."""
+    def leaving(self, socket: Socket) -> None:
+        """A socket is about to end: its id is free, and messages wait for who comes next by it."""
         if socket.tenant is not None:
             socket.tenant.realm.detach(socket)
+
+    def lost(self, socket: Socket) -> None:
+        """A socket has ended."""
+        self.leaving(socket)
+        if socket.tenant is not None:
             self._log("a client has gone", socket)
         del self.sockets[socket]
         self._left(socket.address)
@@ -291,7 +295,6 @@ class Sessions:
 
     def _close_client(self, key: str, peer_id: str, link: str, code: int, reason: str) -> None:
         if (socket := self._find(key, peer_id, link)) is not None:
-            socket.tenant.realm.detach(socket)
             socket.close(code, reason)
 
     def probe(self, key: str, peer_id: str, link: str) -> None:
@@ -301,7 +304,6 @@ class Sessions:
 
     async def _probe(self, socket: Socket) -> None:
         if not await socket.probe():
-            socket.tenant.realm.detach(socket)
             socket.abort()
 
     def _find(self, key: str, peer_id: str, link: str) -> Socket | None:
@@ -335,7 +337,6 @@ class Sessions:
                 if not effect.link.send(effect.data):
                     self._counts.rejected["slow reader"] += 1
                     self._log("a client that does not read what it is sent was dropped", effect.link)
-                    effect.link.tenant.realm.detach(effect.link)
                     effect.link.abort()
             elif isinstance(effect, Close):
                 effect.link.close(effect.code, effect.reason)

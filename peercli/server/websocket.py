@@ -13,8 +13,8 @@ from peercli.server.options import Limits
 __all__ = ["Owner", "Socket"]
 
 NORMAL_CLOSURE = 1000
-_CLOSE, _PING, _PONG, _TEXT = (
-    int(opcode) for opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG, Opcode.TEXT)
+_CONTINUATION, _TEXT, _CLOSE, _PING, _PONG = (
+    int(opcode) for opcode in (Opcode.CONTINUATION, Opcode.TEXT, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
 )
 _ping = frame(Opcode.PING, b"")
 
@@ -38,6 +38,9 @@ class Owner(Protocol):
 
     def handled(self, count: int, begun: float) -> None:
         """So many messages, whose reading began at `begun` (perf_counter), have been passed on."""
+
+    def leaving(self, socket: Socket) -> None:
+        """It is about to end: what is sent to it from now on is lost."""
 
     def lost(self, socket: Socket) -> None:
         """The connection has ended. Called once."""
@@ -93,7 +96,7 @@ class Socket(asyncio.Protocol):
         self.tenant: Any = None
         """Where it belongs: its owner's own."""
         self.closing = False
-        """Whether goodbye has been said."""
+        """Whether it is about to end."""
         self.heard_at = loop.time()
         self._frames = FrameReader(owner.limits.max_message)
         self._unsent: list[bytes] = []  # leaves at the end of this turn of the loop
@@ -138,6 +141,7 @@ class Socket(asyncio.Protocol):
         self._unsent.append(close_frame(code, reason))
         self.flush()
         self.closing = True
+        self._owner.leaving(self)
         if self._timer is not None:
             self._timer.cancel()
             self._held.clear()
@@ -146,6 +150,8 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection without a word."""
+        self.closing = True
+        self._owner.leaving(self)
         self._unsent.clear()
         self.transport.abort()
 
@@ -190,15 +196,14 @@ class Socket(asyncio.Protocol):
                 self._timer = self._loop.call_later(delay, self._resume)
                 return
             if opcode < _CLOSE:
-                if not self.closing:
+                if opcode != _CONTINUATION and not self.closing:
                     self._owner.received(self, payload)
             elif opcode == _PING:
                 if not self.send(payload, _PONG):
                     self.abort()
             elif opcode == _CLOSE:
                 self._deaf = True
-                if not self.closing:
-                    self.close(NORMAL_CLOSURE, "")
+                self.close(int.from_bytes(payload[:2], "big") or NORMAL_CLOSURE, "")
                 self.transport.close()
                 return
 

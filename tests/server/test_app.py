@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -75,20 +79,55 @@ def test_what_is_held_for_a_peer_fits_in_its_outbox() -> None:
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")],
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+        ("", "127.0.0.1"),
+        ("*", "127.0.0.1"),
+        ("localhost", "localhost"),
+    ],
 )
 async def test_url(host: str, shown: str) -> None:
-    async with serve(host=host, path="x") as server:
-        assert server.url == f"http://{shown}:{server.port}/x/"
+    async with serve(host=host, path="é x") as server:
+        assert server.url == f"http://{shown}:{server.port}/%C3%A9%20x/"
         assert (await get(server.url))[0] == 200
+
+
+async def test_everywhere_is_both_kinds_of_address() -> None:
+    """As with PeerServer, whose default is `::`; for limits, who comes by IPv4 is who he is."""
+    for host in ("", "*", "::"):
+        async with serve(Limits(max_connections=1), host=host) as server:
+            assert (await get(f"http://127.0.0.1:{server.port}/"))[0] == 200
+            assert (await get(f"http://[::1]:{server.port}/"))[0] == 200
+            async with client(f"http://127.0.0.1:{server.port}/", "a"):
+                assert server.door.connections("127.0.0.1") == 1
 
 
 async def test_port_in_use() -> None:
     async with serve() as server:
-        with pytest.raises(UsageError, match=f"127.0.0.1 port {server.port}") as refused:
+        with pytest.raises(UsageError, match=f"127.0.0.1 port {server.port}: Address already in") as refused:
             async with Server(ServerOptions(port=server.port)):
                 pytest.fail("it listens")
-        assert refused.value.hint
+        assert "Another program" in refused.value.hint
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1", "nobody.invalid"])
+async def test_address_that_is_not_ours(host: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot listen on {re.escape(host)} port 0"):
+        async with serve(host=host):
+            pytest.fail("it listens")
+
+
+def test_as_many_connections_as_the_system_allows() -> None:
+    """…not only the 1024 that many shells give."""
+    script = (
+        "import resource; from peercli.server.listening import lift_file_limit as lift;"
+        "limit = resource.RLIMIT_NOFILE; most = resource.getrlimit(limit)[1];"
+        "resource.setrlimit(limit, (64, most)); lift(); assert resource.getrlimit(limit) == (most, most)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 async def test_peers() -> None:
@@ -216,6 +255,20 @@ async def test_too_big_a_message_ends_its_socket() -> None:
         assert await hears_nothing(b)
 
 
+async def test_who_was_told_goodbye_holds_nothing() -> None:
+    """The id is free, and its messages wait for who comes next, however long the old socket takes to end."""
+    async with serve(Limits(close_timeout=60.0)) as server, client(server.url, "a") as a:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HELLO + b"\x81\x00")  # not masked
+        async with asyncio.timeout(SOON):
+            await reader.readuntil(b"no mask")
+        await send(a, "OFFER", dst="evil", payload=1)
+        async with client(server.url, "evil", "another") as next_one:
+            assert (await receive(next_one))["payload"] == 1
+        assert len(server.sessions.sockets) >= 2
+        writer.transport.abort()
+
+
 async def test_held_messages_are_bounded() -> None:
     async with serve(Limits(max_held=5_000)) as server, client(server.url, "a") as a:
         for n in range(4):
@@ -285,6 +338,29 @@ async def test_request_that_never_ends_is_dropped() -> None:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
         async with asyncio.timeout(SOON):
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_answers_that_are_not_read_do_not_pile_up() -> None:
+    """…since who does not read them is not listened to; and nothing that was asked is forgotten."""
+    ask = b"GET /peerjs/id HTTP/1.1\r\nHost: x\r\nPadding: " + b"x" * 500 + b"\r\n\r\n"
+    asked = 1
+
+    async def go_on_asking() -> None:
+        nonlocal asked
+        while True:
+            writer.write(100 * ask)
+            asked += 100
+            await writer.drain()
+
+    async with serve() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        asking = asyncio.create_task(go_on_asking())
+        await becomes(lambda: not all(transport.is_reading() for transport in server.door.http))
+        asking.cancel()
+        writer.write(ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        async with asyncio.timeout(SOON):
+            assert (await reader.read()).count(b"HTTP/1.1 ") == asked
         writer.close()
 
 
@@ -419,6 +495,16 @@ async def test_flood_is_stopped_at_its_source() -> None:
         flooder.transport.abort()
 
 
+async def test_pieces_of_messages_are_paid_for() -> None:
+    """A message that never ends costs its sender as much as many that do."""
+    piece = b"\x00\x80\x00\x00\x00\x00"
+    async with serve(Limits(message_burst=100, message_rate=SLOW)) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HELLO + b"\x01" + piece[1:] + piece * 1000)
+        await becomes(lambda: any(socket.paused for socket in server.sessions.sockets))
+        writer.transport.abort()
+
+
 async def test_client_that_is_slowed_down_is_not_taken_for_gone() -> None:
     limits = Limits(
         message_burst=1, message_rate=SLOW, probe_timeout=0.1, ping_interval=0.1, ping_timeout=0.1
@@ -483,7 +569,22 @@ async def test_tls(certificate: tuple[Path, Path]) -> None:
 
 async def test_tls_that_cannot_be(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
-    for pair in ((key, cert), (tmp_path / "none", key), (cert, tmp_path)):
-        with pytest.raises(UsageError, match="TLS"):
+    _, other = make_certificate(tmp_path, "other")
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    for pair, why in {
+        (key, cert): "cannot use the TLS certificate",
+        (cert, other): "mismatch",
+        (tmp_path / "none", key): f"cannot read {tmp_path}/none: No such file",
+        (cert, tmp_path): f"cannot read {tmp_path}: Is a directory",
+        (cert, locked): "protected by a password",
+    }.items():
+        with pytest.raises(UsageError, match=why):
             async with serve(tls_cert=pair[0], tls_key=pair[1]):
                 pytest.fail("it listens")

@@ -223,6 +223,69 @@ async def test_what_comes_with_the_handshake_is_heard(broker: BrokerFactory) -> 
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("header", "wrong"),
+    [
+        ("GET /", "HEAD /"),
+        ("GET /", "OPTIONS /"),
+        ("Connection: keep-alive, Upgrade", "Connection: keep-alive"),
+    ],
+    ids=["HEAD", "OPTIONS", "no Upgrade"],
+)
+async def test_what_does_not_ask_for_a_socket_gets_none(
+    broker: BrokerFactory, header: str, wrong: str
+) -> None:
+    async with broker(allow_discovery=True) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+        writer.write(HELLO.replace(header, wrong).encode())
+        async with asyncio.timeout(SOON):
+            assert (await reader.readline()).split()[1] in (b"204", b"404", b"405")
+        assert (await get(url + "peerjs/peers"))[2] == "[]"
+        writer.close()
+
+
+async def test_a_request_names_its_host(broker: BrokerFactory) -> None:
+    async with broker() as url:
+        for version, status in ((b"1.0", b"200"), (b"1.1", b"400")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+            writer.write(b"GET / HTTP/%b\r\n\r\n" % version)
+            async with asyncio.timeout(SOON):
+                assert (await reader.readline()).split()[1] == status
+            writer.close()
+
+
+# A client's last frames, and the code that it is answered with (RFC 6455, section 7.4.1).
+LAST_FRAMES = [
+    (Frame(Opcode.TEXT, b"\xff").serialize(mask=True), 1007),
+    (Frame(Opcode.TEXT, b"\xc3", fin=False).serialize(mask=True) * 2, 1002),
+    (Frame(Opcode.TEXT, b"{}").serialize(mask=False), 1002),
+    (Frame(Opcode.TEXT, b"").serialize(mask=False), 1002),
+    (b"\xc1\x80\x00\x00\x00\x00", 1002),  # compressed
+    (Frame(Opcode.CLOSE, b"\x03\xe8bye").serialize(mask=True), 1000),
+    (Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=True), 4000),
+    (Frame(Opcode.CLOSE, b"\x03\xed").serialize(mask=True), 1002),  # a code that is never sent
+    (Frame(Opcode.CLOSE, b"\x03\xe8\xff").serialize(mask=True), 1007),
+]
+
+
+async def test_how_a_socket_ends(broker: BrokerFactory) -> None:
+    async with broker() as url, asyncio.timeout(SOON):
+        for n, (last, code) in enumerate(LAST_FRAMES):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+            writer.write(HELLO.replace("id=a", f"id=a{n}").encode() + last)
+            await reader.readuntil(b'{"type":"OPEN"}')
+            opcode, size = await reader.readexactly(2)
+            assert (opcode, (await reader.readexactly(size))[:2]) == (0x88, code.to_bytes(2, "big")), last
+            writer.close()
+
+
+async def test_binary_text_is_mended(broker: BrokerFactory) -> None:
+    """What is no UTF-8 in a binary frame is replaced, as `toString()` does."""
+    async with broker() as url, client(url, "a") as a:
+        await a.send(b'{"type":"OFFER","dst":"a","payload":"\xff"}')
+        assert (await receive(a))["payload"] == "\ufffd"
+
+
 async def test_pings_are_answered(broker: BrokerFactory) -> None:
     async with broker() as url, client(url, "a") as socket, asyncio.timeout(SOON):
         await (await socket.ping(b"abc"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 )
 def test_reads_what_a_client_sends_however_it_is_cut(shape: list[tuple[int, int]], cuts: list[int]) -> None:
     messages = [
-        (opcode, bytes([n]) * (size if opcode < 8 else min(size, 125)))
+        (opcode, b"\x03\xe8" if opcode == 8 else bytes([n]) * (size if opcode < 8 else min(size, 125)))
         for n, (opcode, size) in enumerate(shape)
     ]
     data = b"".join(sent(opcode, payload) for opcode, payload in messages)
@@ -44,12 +44,20 @@ def test_reads_what_a_client_sends_however_it_is_cut(shape: list[tuple[int, int]
 def test_joins_what_comes_in_pieces_with_pings_between(pieces: list[bytes], cuts: list[int]) -> None:
     last = len(pieces) - 1
     data = b"".join(
-        sent(0 if n else 1, piece, fin=n == last) + sent(9, b"?") for n, piece in enumerate(pieces)
+        sent(0 if n else 2, piece, fin=n == last) + sent(9, b"?") for n, piece in enumerate(pieces)
     )
     reader = FrameReader(LIMIT)
     found = [message for part in cut(data, cuts) for message in reader.feed(part)]
-    assert [message for message in found if message[0] == 1] == [(1, b"".join(pieces))]
+    assert [message for message in found if message[0] == 2] == [(2, b"".join(pieces))]
     assert found.count((9, b"?")) == len(pieces)
+    assert found.count((0, b"")) == last
+
+
+@given(st.text(max_size=40), st.lists(st.integers(0, 200), max_size=4))
+def test_text_may_be_cut_inside_a_character(text: str, cuts: list[int]) -> None:
+    pieces = cut(text.encode(), cuts)
+    data = b"".join(sent(0 if n else 1, piece, fin=n == len(cuts)) for n, piece in enumerate(pieces))
+    assert FrameReader(LIMIT).feed(data)[-1] == (1, text.encode())
 
 
 @given(st.sampled_from(list(Opcode)), SIZES)
@@ -68,6 +76,16 @@ def test_a_long_reason_is_cut() -> None:
     assert Close.parse(close_frame(1000, "bye")[2:]) == Close(1000, "bye")
 
 
+CODES_THAT_ARE_NONE = (0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65_535)
+
+
+@pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999])
+def test_close_codes(code: int) -> None:
+    payload = code.to_bytes(2, "big") + "tschüß".encode()
+    assert FrameReader(LIMIT).feed(sent(8, payload)) == [(8, payload)]
+    assert FrameReader(LIMIT).feed(sent(8, b"")) == [(8, b"")]
+
+
 def read_bytewise(data: bytes) -> None:
     reader = FrameReader(LIMIT)
     for n in range(len(data)):
@@ -78,6 +96,7 @@ def read_bytewise(data: bytes) -> None:
     ("data", "code"),
     [
         (b"\x81\x05hello", 1002),  # not masked
+        (b"\x81\x00", 1002),  # …and seen even where nothing follows
         (b"\xf1\x80\x00\x00\x00\x00", 1002),  # reserved bits
         (b"\x83\x80\x00\x00\x00\x00", 1002),  # opcodes that nobody has defined
         (b"\x8b\x80\x00\x00\x00\x00", 1002),
@@ -88,8 +107,15 @@ def read_bytewise(data: bytes) -> None:
         (b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00", 1009),
         (sent(1, bytes(LIMIT + 1))[:14], 1009),  # seen by its header
         (sent(1, bytes(LIMIT), fin=False) + sent(0, b"x"), 1009),
+        (sent(1, b"\xff"), 1007),
+        (sent(1, "é".encode()[:1]), 1007),
+        (sent(1, b"\xed\xa0\xbd"), 1007),  # half of a surrogate pair
+        (sent(1, b"\xce", fin=False) + sent(0, b"\xff"), 1007),
+        (sent(8, b"\x03"), 1002),  # half a code
+        *((sent(8, code.to_bytes(2, "big")), 1002) for code in CODES_THAT_ARE_NONE),
+        (sent(8, b"\x03\xe8\xff"), 1007),
     ],
-    ids=map(str, range(11)),  # not the bytes: a mask is chosen by chance
+    ids=map(str, count()),  # not the bytes: a mask is chosen by chance
 )
 def test_refuses(data: bytes, code: int) -> None:
     with pytest.raises(FrameError) as refused:
@@ -101,7 +127,7 @@ def test_empty_pieces_weigh_nothing() -> None:
     reader = FrameReader(LIMIT)
     reader.feed(sent(1, b"", fin=False))
     for _ in range(10_000):
-        assert reader.feed(sent(0, b"", fin=False)) == []
+        assert reader.feed(sent(0, b"", fin=False)) == [(0, b"")]  # …but are seen, and so can be counted
     assert reader.feed(sent(0, b"end")) == [(1, b"end")]
 
 

@@ -177,6 +177,10 @@ HELD = ["OFFER", "ANSWER", "CANDIDATE"]
 TYPES = st.sampled_from([*HELD, *HELD, "LEAVE", "EXPIRE", "HEARTBEAT", "OPEN", "NONSENSE"])
 
 
+def weigh(message: dict[str, Any]) -> int:
+    return len(json.dumps(message, separators=(",", ":"))) + HELD_OVERHEAD
+
+
 @dataclass
 class ModelClient:
     token: str
@@ -194,10 +198,14 @@ class RealmMachine(RuleBasedStateMachine):
     """Clients come, talk, go and fall silent, at any time; the model foretells every effect."""
 
     LIMIT = 3
+    MAX_HELD = 5 * HELD_OVERHEAD
+    MAX_HELD_PER_PEER = 4 * HELD_OVERHEAD
 
     def __init__(self) -> None:
         super().__init__()
-        self.realm = make(concurrent_limit=self.LIMIT)
+        self.realm = make(
+            concurrent_limit=self.LIMIT, max_held=self.MAX_HELD, max_held_per_peer=self.MAX_HELD_PER_PEER
+        )
         self.now = 0.0
         self.links = 0
         self.serial = 0
@@ -206,6 +214,11 @@ class RealmMachine(RuleBasedStateMachine):
 
     def link_of(self, id: str) -> int:
         return self.clients[id].link
+
+    def weight(self, dst: str | None = None) -> int:
+        """What is held for one peer, or for all."""
+        held = [m for pair in self.pairs.values() for m in pair.messages if dst in (None, m["dst"])]
+        return sum(map(weigh, held))
 
     @rule(step=STEPS)
     def time_passes(self, step: float) -> None:
@@ -240,10 +253,14 @@ class RealmMachine(RuleBasedStateMachine):
         self.clients = {id: client for id, client in self.clients.items() if client.link != link}
 
     @precondition(lambda self: self.links > 0)
-    @rule(data=st.data(), type=TYPES, dst=IDS | st.none())
-    def receive(self, data: st.DataObject, type: str, dst: str | None) -> None:
+    @rule(data=st.data(), type=TYPES, dst=IDS | st.none(), times=st.sampled_from([1, 3]))
+    def receive(self, data: st.DataObject, type: str, dst: str | None, times: int) -> None:
         living = sorted(client.link for client in self.clients.values())
         link = data.draw(st.sampled_from([*living, *living, data.draw(st.integers(1, self.links))]))
+        for _ in range(times):
+            self.receive_one(link, type, dst)
+
+    def receive_one(self, link: int, type: str, dst: str | None) -> None:
         self.serial += 1
         effects = plain(self.realm.receive(link, message(type, dst, self.serial), self.now))
         src = next((id for id, client in self.clients.items() if client.link == link), None)
@@ -259,10 +276,17 @@ class RealmMachine(RuleBasedStateMachine):
                 del self.clients[src]
         elif dst in self.clients:
             assert effects == [(self.link_of(dst), relayed)]
-        else:
+        elif type not in HELD:
             assert effects == []
-            if type in HELD:
-                self.pairs.setdefault((src, dst), ModelPair(self.now)).messages.append(relayed)
+        elif (
+            self.weight(dst) + weigh(relayed) > self.MAX_HELD_PER_PEER
+            or self.weight() + weigh(relayed) > self.MAX_HELD
+        ):
+            self.pairs.pop((src, dst), None)
+            assert effects == [(link, {"type": "EXPIRE", "src": dst, "dst": src})]
+        else:
+            self.pairs.setdefault((src, dst), ModelPair(self.now)).messages.append(relayed)
+            assert effects == []
 
     @rule()
     def expire(self) -> None:
@@ -290,9 +314,8 @@ class RealmMachine(RuleBasedStateMachine):
         for id, client in self.clients.items():
             assert self.realm.contested(id, client.token) is None
             assert self.realm.contested(id, client.token + "x") == client.link
-        held = [m for pair in self.pairs.values() for m in pair.messages]
-        weight = sum(len(json.dumps(m, separators=(",", ":"))) + HELD_OVERHEAD for m in held)
-        assert self.realm.held == weight
+        assert self.realm.held == self.weight()
+        assert self.realm.awaited == len({dst for _, dst in self.pairs})
 
 
 TestRealmMachine = RealmMachine.TestCase
