@@ -68,6 +68,14 @@ class BrokerSocket:
         """
         self._perform(self._signaling.send(message))
 
+    def settle(self, connection_id: str) -> None:
+        """What was sent for this connection has arrived: do not send it again after an outage."""
+        self._signaling.settle(connection_id)
+
+    def repeat(self, connection_id: str) -> None:
+        """Send again what was sent for this connection."""
+        self._perform(self._signaling.repeat(connection_id))
+
     def forget(self, connection_id: str) -> None:
         """Do not tell anybody any more of a connection that has ended while the broker was away."""
         self._signaling.forget(connection_id)

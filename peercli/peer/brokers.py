@@ -105,6 +105,16 @@ class BrokerSockets:
             return everywhere
         return [call.line if call.line in self._open else min(self._open, default=call.line)]
 
+    def settle(self, connection_id: str) -> None:
+        """What was sent for this connection has arrived: do not send it again after an outage."""
+        for line in self._lines:
+            line.settle(connection_id)
+
+    def repeat(self, connection_id: str) -> None:
+        """Send again what was sent for this connection, by whichever broker."""
+        for line in self._lines:
+            line.repeat(connection_id)
+
     def forget(self, connection_id: str) -> None:
         """Do not tell anybody any more of a connection that has ended."""
         self._calls.pop(connection_id, None)
@@ -178,7 +188,8 @@ class BrokerSockets:
                     self._calls[connection_id] = _Call(peer, number)
                     self._on_event(event)
                 elif call.peer == peer and call.line is not None:
-                    call.line = number  # the same offer by another broker
+                    call.line = number  # the same offer by another broker, or again after an outage
+                    self._on_event(event)
             case Answer(peer, connection_id) | Candidate(peer, connection_id):
                 call = self._calls.get(connection_id)
                 if call is not None and call.peer == peer:

@@ -553,6 +553,7 @@ class Peer(Emitter):
             gate=self._gate if proves else None,
         )
         connection.once("authenticated", lambda proven: self.emit("authenticated", connection, proven))
+        connection.once("open", lambda: self._require_socket().settle(offer.connection_id))
         self._connections[connection.connection_id] = connection
         self._spawn(self._attend(connection))
         return connection
@@ -576,6 +577,8 @@ class Peer(Emitter):
             case Answer() | Candidate():
                 connection = self._connections.get(message.connection_id)
                 if connection is not None and connection.peer == message.peer:
+                    if isinstance(message, Answer):
+                        self._require_socket().settle(message.connection_id)
                     connection._handle(message)
                 elif isinstance(message, Candidate):
                     self._early.keep(message)
@@ -601,8 +604,9 @@ class Peer(Emitter):
                     connection._fail(PeerUnavailable(f"the peer {peer} has left"))
 
     def _on_offer(self, offer: Offer) -> None:
-        if offer.connection_id in self._connections:
-            logger.warning("%s offers the connection %s again", offer.peer, offer.connection_id)
+        if (known := self._connections.get(offer.connection_id)) is not None:
+            if known.peer == offer.peer:  # our answer may have been lost in an outage
+                self._require_socket().repeat(offer.connection_id)
             return
         if not self.lasting:
             offer = replace(offer, session=None, resumes=False)

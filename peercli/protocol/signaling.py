@@ -2,7 +2,9 @@
 
 Pure: the caller opens sockets, sends texts and passes the time in; this says when and what. One
 `Signaling` outlives many sockets: after an outage it asks for a new one (same id, same token) with
-capped exponential backoff and jitter, and holds what is to be sent until the id is ours again.
+capped exponential backoff and jitter, and holds what is to be sent until the id is ours again. What a
+data connection in the making had been sent just before may have died with the broker: it is sent again,
+unless it is known to have arrived (`settle`). Not so of calls: a page would ring a second time.
 
     state            event                    next       actions
     ---------------  -----------------------  ---------  ------------------------------------------
@@ -143,6 +145,7 @@ class Signaling:
         self._opened_at = 0.0
         self._deadline: float | None = None
         self._held: deque[BrokerMessage] = deque(maxlen=MAX_HELD)
+        self._unsettled: deque[PeerMessage] = deque(maxlen=MAX_HELD)  # sent, and perhaps lost
 
     def deadline(self) -> float | None:
         """When `tick` is due; None if only an event can change anything."""
@@ -228,15 +231,31 @@ class Signaling:
         if len(text) > messages.MAX_MESSAGE_LENGTH:
             raise ProtocolError(f"a message of {len(text)} characters is too long for a broker")
         if self.state is State.OPEN:
-            return [Transmit(text)]
+            return [self._transmit(message)]
         if self.state is not State.IDLE:
             self._held.append(message)
         return []
 
+    def settle(self, connection_id: str) -> None:
+        """What was sent for this connection has arrived, and need not be sent again."""
+        kept = [message for message in self._unsettled if message.connection_id != connection_id]
+        self._unsettled = deque(kept, MAX_HELD)
+
     def forget(self, connection_id: str) -> None:
         """Drop what is held back for a connection that has ended meanwhile: nobody shall answer it."""
+        self.settle(connection_id)
         kept = [message for message in self._held if _connection_of(message) != connection_id]
         self._held = deque(kept, MAX_HELD)
+
+    def repeat(self, connection_id: str) -> list[Action]:
+        """Send again what was sent for this connection: the far side seems not to have it."""
+        again = [message for message in self._unsettled if message.connection_id == connection_id]
+        return [Transmit(messages.encode(message)) for message in again]
+
+    def _transmit(self, message: BrokerMessage) -> Transmit:
+        if isinstance(message, PeerMessage) and message.kind == "data":
+            self._unsettled.append(message)
+        return Transmit(messages.encode(message))
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due by now."""
@@ -262,7 +281,7 @@ class Signaling:
         self.state = State.OPEN
         self._opened_at = now
         self._deadline = now + HEARTBEAT_INTERVAL
-        held = [Transmit(messages.encode(message)) for message in self._held]
+        held = [self._transmit(message) for message in self._held]
         self._held.clear()
         return [*held, Opened(again)]  # in this order: who hears Opened may have more to say
 
@@ -274,6 +293,8 @@ class Signaling:
         delay = min(FIRST_DELAY * 2.0 ** min(self._attempt, 16), MAX_DELAY)  # a float ends at 2 ** 1024
         delay *= 1 - JITTER * self._chance()
         self._attempt += 1
+        self._held = deque([*self._unsettled, *self._held], MAX_HELD)
+        self._unsettled.clear()
         self.state = State.WAITING
         self._deadline = now + delay
         return [Lost(error, self._attempt, delay)]
@@ -282,6 +303,7 @@ class Signaling:
         self.state = State.IDLE
         self._deadline = None
         self._held.clear()
+        self._unsettled.clear()
         return list(actions)
 
 

@@ -72,6 +72,7 @@ class Wire:
         self._far: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = False
+        self.swallows = False  # what is said either way is taken, and passed on to nobody
         self.to_broker = b""
         self.from_broker = b""
 
@@ -94,7 +95,8 @@ class Wire:
             with suppress(OSError):
                 while data := await far_reader.read(65_536):
                     self.from_broker += data
-                    writer.write(data)
+                    if not self.swallows:
+                        writer.write(data)
         finally:
             writer.transport.abort()
             far_writer.transport.abort()
@@ -104,7 +106,8 @@ class Wire:
         with suppress(OSError):
             while data := await reader.read(65_536):
                 self.to_broker += data
-                far_writer.write(data)
+                if not self.swallows:
+                    far_writer.write(data)
             if not self._silent:
                 far_writer.close()
 

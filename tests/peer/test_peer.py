@@ -657,6 +657,46 @@ async def test_a_socket_that_is_cut_under_our_broker() -> None:
             await alice.connect("bob")
 
 
+OFFER_SIZE = 500  # bytes that an offer has at least; a heartbeat has fewer
+
+
+@each_broker
+async def test_an_offer_that_dies_with_the_broker_is_made_again(broker: str) -> None:
+    async with (
+        BROKERS[broker]() as url,
+        wire(url) as (line, near),
+        make("bob", url) as bob,
+        make("alice", near) as alice,
+    ):
+        line.swallows, line.to_broker = True, b""
+        connecting = asyncio.create_task(alice.connect("bob"))
+        await until(lambda: len(line.to_broker) > OFFER_SIZE)
+        line.swallows = False
+        line.cut()
+        here = await connecting
+        assert (await bob.accept()).connection_id == here.connection_id
+
+
+@each_broker
+async def test_an_answer_that_dies_with_the_line_is_given_again(broker: str) -> None:
+    async with (
+        BROKERS[broker]() as url,
+        wire(url) as (line, near),
+        make("bob", url) as bob,
+        make("alice", near) as alice,
+    ):
+        offers: list[DataConnection] = []
+        bob.on("connection", offers.append)
+        bob.once("connection", lambda _: setattr(line, "swallows", True))
+        connecting = asyncio.create_task(alice.connect("bob"))
+        await until(lambda: b"ANSWER" in line.from_broker)
+        line.swallows = False
+        line.cut()
+        here = await connecting
+        assert [connection.connection_id for connection in offers] == [here.connection_id]
+        await until(lambda: offers[0].open)
+
+
 async def test_an_id_that_another_has_taken_while_we_were_away() -> None:
     async with our_server() as url, make("bob", url) as bob:
         accepting = asyncio.create_task(bob.accept())

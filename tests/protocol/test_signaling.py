@@ -276,6 +276,21 @@ def test_nobody_is_told_of_a_connection_that_ended_meanwhile() -> None:
     ]
 
 
+def test_what_may_have_died_with_the_broker_is_sent_again() -> None:
+    signaling = opened(make())
+    offers = [Offer("bob", connection_id, "data", "v=0") for connection_id in ("dc_1", "dc_2", "dc_3")]
+    for offer in (*offers, Offer("bob", "mc_1", "media", "v=0")):
+        assert signaling.send(offer) == [Transmit(encode(offer))]
+    signaling.settle("dc_1")
+    signaling.forget("dc_2")
+    assert signaling.repeat("dc_3") == [Transmit(encode(offers[2]))]
+    for now in (100.0, 200.0):  # and again, as long as it is not settled
+        outage(signaling, now)
+        signaling.tick(now + 50.0)
+        signaling.socket_opened(now + 50.0)
+        assert signaling.received(OPEN, now + 50.0) == [Transmit(encode(offers[2])), Opened(again=True)]
+
+
 def test_what_was_held_when_we_left_is_dropped() -> None:
     signaling = opened(make())
     outage(signaling, 1.0)
@@ -305,6 +320,7 @@ class Life(RuleBasedStateMachine):
         self.attempt = 0
         self.due: float | None = None
         self.held: deque[Candidate] = deque(maxlen=MAX_HELD)
+        self.unsettled: deque[Candidate] = deque(maxlen=MAX_HELD)
         self.sent = 0
 
     # The model
@@ -312,12 +328,14 @@ class Life(RuleBasedStateMachine):
     def rests(self, *actions: Action) -> list[Action]:
         self.state, self.due = State.IDLE, None
         self.held.clear()
+        self.unsettled.clear()
         return list(actions)
 
     def opens(self) -> list[Action]:
         again, self.ever_open = self.ever_open, True
         self.state, self.opened_at, self.due = State.OPEN, self.now, self.now + 5.0
         held = [Transmit(encode(message)) for message in self.held]
+        self.unsettled.extend(self.held)
         self.held.clear()
         return [*held, Opened(again)]
 
@@ -334,9 +352,11 @@ class Life(RuleBasedStateMachine):
         if self.state is State.OPEN and self.now - self.opened_at >= 30.0:
             self.attempt = 0
         most = min(0.5 * 2**self.attempt, 30.0)
-        assert most / 2 < last.delay <= most
+        assert most / 2 <= last.delay <= most
         self.attempt += 1
         assert last.attempt == self.attempt
+        self.held = deque([*self.unsettled, *self.held], MAX_HELD)
+        self.unsettled.clear()
         self.state, self.due = State.WAITING, self.now + last.delay
 
     # What the user does
@@ -365,6 +385,7 @@ class Life(RuleBasedStateMachine):
         message = candidate(self.sent, connection)
         if self.state is State.OPEN:
             assert self.signaling.send(message) == [Transmit(encode(message))]
+            self.unsettled.append(message)
             return
         assert self.signaling.send(message) == []
         if self.state is not State.IDLE:
@@ -373,7 +394,23 @@ class Life(RuleBasedStateMachine):
     @rule(connection=st.sampled_from(["dc_1", "dc_2", "dc_3"]))
     def forget(self, connection: str) -> None:
         self.signaling.forget(connection)
-        self.held = deque((held for held in self.held if held.connection_id != connection), MAX_HELD)
+        self.held = self.without(connection, self.held)
+        self.unsettled = self.without(connection, self.unsettled)
+
+    @rule(connection=st.sampled_from(["dc_1", "dc_2", "dc_3"]))
+    def settle(self, connection: str) -> None:
+        self.signaling.settle(connection)
+        self.unsettled = self.without(connection, self.unsettled)
+
+    @rule(connection=st.sampled_from(["dc_1", "dc_2", "dc_3"]))
+    def repeat(self, connection: str) -> None:
+        again = [
+            Transmit(encode(message)) for message in self.unsettled if message.connection_id == connection
+        ]
+        assert self.signaling.repeat(connection) == again
+
+    def without(self, connection: str, messages: deque[Candidate]) -> deque[Candidate]:
+        return deque((message for message in messages if message.connection_id != connection), MAX_HELD)
 
     # What the network does
 
