@@ -13,6 +13,7 @@ import os
 import re
 import select
 import stat
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -296,7 +297,7 @@ class Reader:
         stream = self._streams.get(read.entry)
         if stream is None:
             path = self._sources[read.entry].path
-            fd = os.dup(self._stdin) if path == STDIN else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.dup(self._stdin) if path == STDIN else _opened(path)
             self._streams[read.entry] = stream = _Stream(fd)
         if read.start:
             stream.seek(read.prefixes)
@@ -309,6 +310,15 @@ class Reader:
         if self._at is not None:
             self._at[1].close()
             self._at = None
+
+
+def _opened(path: str) -> int:
+    """A descriptor of a pipe or a device, at once: who opens it for writing may come later, or never."""
+    # Linux alone tells a pipe that nobody has written to from one that has ended.
+    flags = os.O_NONBLOCK if sys.platform == "linux" else 0
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    os.set_blocking(fd, True)
+    return fd
 
 
 class _File:

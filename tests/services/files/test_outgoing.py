@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,20 @@ def test_a_stream_that_is_gone_is_not_made_up() -> None:
     (chunk,) = reader.read([Read(0, 10, True, (), False)], NEVER)
     assert chunk.problem == "vanished"
     thread.join()
+    reader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe without a writer has ended")
+def test_a_pipe_is_waited_for_until_somebody_writes_or_the_wait_is_stopped(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = Reader(select_files([str(tmp_path / "pipe")]).sources)
+    stopped = Event()
+    threading.Timer(0.05, stopped.set).start()
+    assert reader.read([Read(0, 10, True, (), False)], stopped) == []
+    writing = threading.Timer(0.05, (tmp_path / "pipe").write_bytes, [b"at last"])
+    writing.start()
+    assert b"".join(chunk.data for chunk in read_all(reader)) == b"at last"
+    writing.join()
     reader.close()
 
 
