@@ -133,9 +133,13 @@ class SaveDir:
         try:
             os.makedirs(self.path, exist_ok=True)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.rules = probe(self.fd)
+            except OSError:
+                self.close()
+                raise
         except OSError as error:
             raise StorageFailed(f"cannot save to {self.path}: {error.strerror}") from None
-        self.rules = probe(self.fd)
         umask = os.umask(0o077)
         os.umask(umask)
         self.default_mode = 0o666 & ~umask
@@ -499,10 +503,12 @@ class Incoming:
 
     def _discard(self, part: _Part) -> None:
         self._part = None
-        if not part.in_place:
-            with suppress(FileNotFoundError):
-                os.unlink(part.name, dir_fd=self._folders.make(part.folder))
-        self._release(part)
+        try:
+            if not part.in_place:
+                with suppress(FileNotFoundError):
+                    os.unlink(part.name, dir_fd=self._folders.make(part.folder))
+        finally:
+            self._release(part)
 
     def _release(self, part: _Part) -> None:
         self._dir.claimed.discard(part.key)

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from peercli.errors import Declined, StorageFailed
 from peercli.protocol.manifest import Entry, NameRules, part_name
 from peercli.protocol.transfer import Outcome
-from peercli.protocol.transfer_receiver import Finish, Plan, Start, Write
+from peercli.protocol.transfer_receiver import Abandon, Finish, Plan, Start, Write
 from peercli.services.files import disk, storage
 from peercli.services.files.outgoing import Reader, Selection, select_files
 from peercli.services.files.storage import NEVER, Conflict, Incoming, Refusal, Result, SaveDir
@@ -658,6 +658,31 @@ def test_a_folder_below_that_cannot_be_written_fails_its_files_only(save_dir: Pa
     finally:
         if root:
             os.seteuid(0)
+
+
+def test_what_is_given_up_is_let_go_of_though_its_folder_is_gone(save_dir: Path) -> None:
+    with incoming(save_dir, Entry(("d", "f"), size=9)) as receiving:
+        before = len(os.listdir("/dev/fd"))
+        receiving.apply([Start(0, 0), Write(0, memoryview(b"half"))])
+        receiving._folders.close()  # as when many others are used meanwhile
+        shutil.rmtree(save_dir / "d")
+        write(save_dir / "d", b"")
+        result = receiving.apply([Abandon(0, "changed", "")])
+        assert [trouble.reason for trouble in result.troubles] == ["conflict"]
+        assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_volume_that_fails_at_once_leaves_nothing_open(
+    save_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fstatvfs(fd: int) -> os.statvfs_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(os, "fstatvfs", fstatvfs)
+    with pytest.raises(StorageFailed, match="cannot save to"):
+        SaveDir(save_dir)
+    assert len(os.listdir("/dev/fd")) == before
 
 
 # Volumes --------------------------------------------------------------------------------------
