@@ -185,7 +185,7 @@ class Recorder:
         error: Exception | None = None
         try:
             self._write()
-        except (FFmpegError, OSError) as failure:
+        except Exception as failure:  # noqa: BLE001  whoever waits for the end must not wait for ever
             why = self._stdout.failure or failure
             if isinstance(why, BrokenPipeError):
                 error = BrokenPipeError("nobody reads its stdout any more")
@@ -232,7 +232,8 @@ class Recorder:
         assert self._format.video is not None
         options = dict(_CODEC_OPTIONS[self._format.video])
         stream: Any = self._container.add_stream(self._format.video, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = frame.width & ~1, frame.height & ~1, "yuv420p"
+        stream.width, stream.height = (max(side & ~1, 2) for side in (frame.width, frame.height))
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = CLOCK
         if self._format.video == "libvpx":
             stream.bit_rate = int(frame.width * frame.height * 30 * _VPX_BITS)

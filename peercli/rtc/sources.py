@@ -22,7 +22,6 @@ from typing import Any
 import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
-from av.error import FFmpegError
 
 from peercli.errors import ConnectionLost, PeerError, UsageError
 from peercli.rtc.devices import DEVICES_HINT, driver_for
@@ -72,7 +71,7 @@ class _Feed:
     def _run(self) -> None:
         try:
             opened = self.input.open()
-        except UsageError as error:
+        except Exception as error:  # noqa: BLE001  whoever waits must be told, whatever it is
             self._tell(self._opened.set_exception, error)
         else:
             self._tell(self._opened.set_result, opened)
@@ -94,7 +93,7 @@ class _Feed:
                     self._tell(self._take, frame, self.input.live)
         except Stopped:
             return
-        except (FFmpegError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  else this would look like its end
             self.failure = ConnectionLost(f"{self.input.name} has failed: {reason(error)}")
         else:
             if self.input.live and not self._clock.stopped.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -174,6 +175,27 @@ async def test_a_disk_that_is_full(tmp_path: Path) -> None:
         recorder.take(frame, None)
     with pytest.raises(StorageFailed, match="cannot be written: no space left"):
         await recorder.close()
+
+
+async def test_an_encoder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = dataclasses.replace(peercli.rtc.recorder._FORMATS[".wav"], audio="no-such-codec")
+    monkeypatch.setitem(peercli.rtc.recorder._FORMATS, ".wav", without)
+    recorder = Recorder(str(tmp_path / "out.wav"), {"audio"})
+    for frame in sound(0.1):
+        recorder.take(frame, None)
+    with pytest.raises(StorageFailed, match="cannot be written: no-such-codec"):
+        await recorder.close()
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm"])
+async def test_pictures_of_one_pixel(tmp_path: Path, ending: str) -> None:
+    recorder = Recorder(str(tmp_path / f"out.{ending}"), {"video"})
+    for number in range(5):
+        frame = av.VideoFrame(1, 1, "yuv420p")
+        frame.pts, frame.time_base = number * 9000, Fraction(1, 90_000)
+        recorder.take(frame, None)
+    assert await recorder.close()
+    assert recorder.frames == 5
 
 
 def test_a_check_leaves_things_as_they_are(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from peercli.errors import ConnectionLost, UsageError
-from peercli.rtc import sources
+from peercli.rtc import inputs, sources
 from peercli.rtc.devices import Driver
 from peercli.rtc.pattern import Pattern, Witness, read_mark
 from peercli.rtc.sources import Source, open_source
@@ -219,6 +219,25 @@ async def test_a_pipe_that_is_silent_can_be_left(monkeypatch: pytest.MonkeyPatch
         os.dup2(kept, 0)
         for fd in (kept, reading, writing):
             os.close(fd)
+
+
+@pytest.mark.parametrize("method", ["open", "frames"])
+async def test_a_fault_while_a_file_is_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Of whatever kind it is: it must not look like waiting, nor like the end."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    async def play(path: Path) -> None:
+        async with opened(file=str(path)) as source:
+            source.start()
+            await source.ended()
+
+    monkeypatch.setattr(inputs.Recording, method, fail)
+    with pytest.raises((RuntimeError, ConnectionLost), match="odd"):
+        await play(make_clip(tmp_path / "clip.mkv", seconds=0.2))
 
 
 async def test_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
