@@ -50,7 +50,7 @@ class UdpSocket:
         self._view = memoryview(bytearray(1 << 16))
         self._ancillary = socket.CMSG_SPACE(_INT.size)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+            self._try_option(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         self.can_probe = self._may_fragment(True)
         self._segments = self._try_option(_SOL_UDP, _UDP_SEGMENT, 0)
         self._try_option(_SOL_UDP, _UDP_GRO, coalesce)
@@ -133,11 +133,11 @@ class UdpSocket:
 
     def _has_address(self) -> bool:
         """Whether another socket could be bound where this one is."""
-        with socket.socket(self._socket.family, socket.SOCK_DGRAM) as other:
-            try:
+        try:
+            with socket.socket(self._socket.family, socket.SOCK_DGRAM) as other:
                 other.bind((self._socket.getsockname()[0], 0))
-            except OSError as error:
-                return error.errno != errno.EADDRNOTAVAIL
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
         return True
 
     def probe(self, datagram: memoryview, address: tuple[str, int]) -> None:

@@ -120,7 +120,7 @@ def test_messages_out_of_turn_are_limited_by_the_window(interleaving: bool) -> N
 
 
 def test_skipping_and_resetting_many_streams_is_little_work() -> None:
-    """A packet can name thousands of streams, or one stream thousands of times. These would take minutes, were
+    """A packet can name thousands of streams, or one stream thousands of times. This would take minutes, were
     each looked for among all that waits."""
     peer = Peer(interleaving=True)
     peer.say([peer.data(n, b"x", flags=2, stream=n % 1000, number=n // 1000) for n in range(4000)])
