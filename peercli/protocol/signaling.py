@@ -270,11 +270,9 @@ class Signaling:
                 return self._open(now)
             case State.GREETING:
                 return [Hangup(), *self._lost(SocketClosed("the broker did not greet us"), now)]
-            case State.OPEN:
+            case _:  # OPEN: the others have no deadline
                 self._deadline = now + HEARTBEAT_INTERVAL
                 return [Transmit(messages.encode(messages.Heartbeat()))]
-            case _:
-                return []
 
     def _open(self, now: float) -> list[Action]:
         again, self.ever_open = self.ever_open, True

@@ -15,14 +15,22 @@ edges = [0, -1, -0x20, -0x21, 0x7F, 0x80, -0x80, -0x81, 0xFF, 0x100, 0x7FFF, -0x
 edges += [0x10000, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, SAFE]
 big_edges = [-(2**63), -(2**31) - 1, 2**63, 2**64 - 1]
 
-any_text = st.text(st.characters(exclude_categories=()))
+# One alphabet of both kinds would hold one surrogate in five hundred characters, and a text next to none.
+_surrogates = st.text(st.characters(categories=["Cs"]), min_size=1, max_size=3)
+any_text = st.lists(st.text() | _surrogates, max_size=6).map("".join)
 """Text, with the lone surrogates that a Python str can hold."""
+
+
+def joined(text: str) -> str:
+    """`text` as JavaScript has it, where a pair of surrogates is one character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
 
 emoji = st.text(st.sampled_from("😀👩‍🚀🇺🇳é漢\u0000\ufeff\u2028"))
 long_values = st.sampled_from(["x" * 0x10000, "漢" * 30_000, "😀" * 20_000, bytes(range(256)) * 300])
 
-RESERVED = ("__peerData", "__proto__", "constructor", "hasOwnProperty", "BYTES_PER_ELEMENT")
-"""Keys that mean something to PeerJS, JavaScript or its packer."""
+RESERVED = ("__peerData", "__proto__", "constructor", "hasOwnProperty", "BYTES_PER_ELEMENT", "$bytes")
+"""Keys that mean something to PeerJS, JavaScript, its packer, or programs that read our JSON."""
 
 # JavaScript puts keys that look like array indexes first.
 keys = st.text().filter(lambda key: not key.isdecimal() and key not in RESERVED)

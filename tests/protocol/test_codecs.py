@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from peercli.errors import MessageTooBig, ProtocolError, UsageError
 from peercli.protocol import binarypack
-from peercli.protocol.chunks import CHUNK_SIZE
+from peercli.protocol.chunks import CHUNK_SIZE, split
 from peercli.protocol.codecs import (
     CLOSE,
     MAX_JSON_RECEIVED,
@@ -85,7 +85,7 @@ def test_round_trip_json(value: Any) -> None:
 @settings(deadline=None)
 @given(strategies.any_text)
 def test_text_with_lone_surrogates(text: str) -> None:
-    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    joined = strategies.joined(text)
     assert transfer(text, "json") == [joined]
     assert transfer(text, "MsgPack") == [text]
     replaced = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in joined)
@@ -187,6 +187,12 @@ def test_a_msgpack_stream_byte_by_byte() -> None:
     value = [{"a": [1, -1, 300, 2**40, 1.5, "😀" * 100, b"x" * 300, None, True]}, [[]], {}, datetime.now(UTC)]
     wire = b"".join(msgpack.packb(value, datetime=True) for _ in range(3))
     assert decode_all(make_codec("MsgPack"), (bytes([byte]) for byte in wire)) == [value] * 3
+
+
+def test_a_close_marker_in_chunks() -> None:
+    """PeerJS looks for it there, too."""
+    packed = binarypack.pack({"__peerData": {"type": "close"}, "why": "x" * CHUNK_SIZE})
+    assert decode_all(make_codec("binary"), split(packed, 1)) == [CLOSE]
 
 
 @pytest.mark.parametrize("serialization", STRUCTURED)
@@ -344,7 +350,7 @@ def test_json_limit_is_that_of_peerjs(peerjs: PeerJS) -> None:
 @settings(deadline=None, max_examples=60)
 @given(text=strategies.any_text.filter(bool))
 def test_lone_surrogates_with_peerjs(peerjs: PeerJS, text: str) -> None:
-    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    joined = strategies.joined(text)
     assert list(make_codec("json").encode(joined)) == peerjs.send("json", [joined])
     if len(joined) <= 50:  # for longer ones PeerJS takes another encoder, which replaces them
         assert decode_all(make_codec("MsgPack"), peerjs.send("MsgPack", [joined])) == [joined]

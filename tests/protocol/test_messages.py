@@ -29,6 +29,7 @@ from peercli.protocol.messages import (
     decode,
     encode,
 )
+from tests.protocol import strategies
 
 ADDRESS = "candidate:1 1 udp 2113937151 1b2.local 50000 typ host generation 0 ufrag x network-cost 999"
 PEERJS_CANDIDATE = {
@@ -149,7 +150,7 @@ def test_unknown_types_are_passed_over() -> None:
         assert decode(text) is None
 
 
-_TEXT = st.text(st.characters(codec=None), max_size=40)  # lone surrogates too
+_TEXT = strategies.any_text.map(strategies.joined)
 _IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 _KINDS = st.sampled_from(["data", "media"])
 _JSON = st.recursive(
@@ -159,10 +160,11 @@ _JSON = st.recursive(
 )
 _SENT: st.SearchStrategy[BrokerMessage] = st.one_of(
     st.builds(Leave, _IDS),
-    st.builds(Expire, _IDS, st.none() | _IDS, st.booleans()),
-    st.builds(Offer, _IDS, _IDS, st.just("data"), _TEXT, _JSON, _TEXT, st.booleans(), _TEXT),
-    st.builds(Offer, _IDS, _IDS, st.just("media"), _TEXT, _JSON),
-    st.builds(Answer, _IDS, _IDS, _KINDS, _TEXT),
+    st.builds(Expire, _IDS, st.none() | _IDS, st.booleans(), st.booleans()),
+    st.builds(Offer, _IDS, _IDS, st.just("data"), _TEXT, _JSON, _TEXT, st.booleans(), _TEXT, st.booleans()),
+    st.builds(Offer, _IDS, _IDS, st.just("data"), _TEXT, session=_IDS, resumes=st.booleans()),
+    st.builds(Offer, _IDS, _IDS, st.just("media"), _TEXT, _JSON, auth=st.booleans()),
+    st.builds(Answer, _IDS, _IDS, _KINDS, _TEXT, st.booleans(), st.none() | _IDS),
     st.builds(
         Candidate,
         _IDS,
