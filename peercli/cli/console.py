@@ -170,14 +170,15 @@ class Console:
         await self._stdout.write(text.encode(errors="replace") + b"\n")
 
     async def fail(self, error: PeerError, exit_code: int) -> None:
-        """Say what went wrong, and what can be done."""
+        """Say what went wrong, and what can be done: in words on stderr, unless events are there."""
         if self.json:
             members = {"type": error.type, "message": error.message, "exit_code": exit_code}
             if error.hint:
                 members["hint"] = error.hint
-            with suppress(OSError, PeerError):  # stdout is gone; the exit code still tells
+            with suppress(OSError, PeerError):  # stdout is gone
                 await self._report_json({"event": "error", **members})
-            return
+            if self._payload:
+                return
         self._to_stderr(f"peercli: {printable(error.message)}")
         if error.hint:
             self._to_stderr(f"hint: {printable(error.hint)}")

@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from peercli.cli.exits import Exit
-from peercli.errors import UsageError
+from peercli.errors import StorageFailed, UsageError
 from peercli.options import did_you_mean
 
 __all__ = ["main"]
@@ -28,6 +28,8 @@ def main() -> NoReturn:
         sys.stderr.flush()
     except BrokenPipeError:
         code = Exit.BROKEN_PIPE
+    except OSError:
+        code = code or Exit.STORAGE  # has been told, or cannot be
     # Not sys.exit, which would wait for threads: one may sit in a DNS lookup for a minute.
     os._exit(code)
 
@@ -46,8 +48,11 @@ def _invoke() -> int:
     except SystemExit as leaving:  # typer's way to say that nobody reads the help
         return Exit.BROKEN_PIPE if leaving.code else Exit.DONE
     except Exception as error:  # noqa: BLE001  what is no usage error is told, too
-        # A usage error of typer's, whichever class it has in the version that is installed.
-        return _end(_usage(error) if hasattr(error, "format_message") else error)
+        if hasattr(error, "format_message"):  # of typer's, whichever class it has in the version installed
+            error = _usage(error)
+        elif isinstance(error, OSError) and error.filename is None:  # the help and the like, on a full disk
+            error = StorageFailed(f"stdout cannot be written: {error.strerror}")
+        return _end(error)
     return code if isinstance(code, int) else Exit.DONE
 
 
@@ -90,6 +95,6 @@ def _fill_closed_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)  # the lowest free number, which is `fd`
-    for name in ("stdin", "stdout", "stderr"):
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115

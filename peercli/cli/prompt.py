@@ -57,7 +57,7 @@ def _value(line: str, number: int) -> Any:
 async def _prompted(console: Console) -> AsyncIterator[str]:
     from prompt_toolkit import PromptSession
 
-    session: PromptSession[str] = PromptSession()
+    session: PromptSession[str] = PromptSession(enable_suspend=True)
     while True:
         try:
             # SIGINT is ours to handle; left to it, prompt_toolkit would take it and not give it back.

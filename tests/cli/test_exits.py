@@ -12,13 +12,29 @@ from tests.cli.shell import Shell, fresh
 
 @pytest.mark.parametrize("payload", [False, True])
 async def test_errors_in_json(shell: Shell, payload: bool) -> None:
-    """With --json the error is an event, where events are: on stderr if stdout carries payload."""
+    """With --json the error is an event, too: beside the words, or for them if events are on stderr."""
     done = await shell.run("pipe" if payload else "connect", "nobody-here", "--json")
-    here, there = (done.err, done.out.decode()) if payload else (done.out.decode(), done.err)
-    error = json.loads(here)
-    assert (there, done.code) == ("", 4)
+    error = json.loads(done.err if payload else done.out)
     assert error == error | {"event": "error", "type": "peer-unavailable", "exit_code": 4}
     assert error["message"].startswith("no peer nobody-here answers")
+    words = f"peercli: {error['message']}\nhint: {error['hint']}\n"
+    assert (done.out, done.code) == (b"", 4) if payload else (done.err, done.code) == (words, 4)
+
+
+async def test_a_stdout_that_takes_nothing(shell: Shell) -> None:
+    """What only prints fails, too, and says why, also where that would be an event on stdout."""
+
+    async def case(line: str, why: str) -> None:
+        done = await shell.run_script(f"peercli {line}")
+        assert (done.code, done.err) == (9, f"peercli: stdout cannot be written: {why}\n"), line
+
+    await asyncio.gather(
+        case("--version >&-", "Bad file descriptor"),
+        case("pipe --help > /dev/full", "No space left on device"),
+        case("config path > /dev/full", "No space left on device"),
+        case("peers --json >&-", "Bad file descriptor"),
+        case("peers --json > /dev/full", "No space left on device"),
+    )
 
 
 async def test_timed_out(shell: Shell) -> None:

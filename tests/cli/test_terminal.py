@@ -19,10 +19,15 @@ WITHIN = 30  # s
 
 def terminal(shell: Shell, *arguments: str) -> pexpect.spawn[str]:
     """peercli at a terminal of its own."""
+    return spawn(shell, sys.executable, "-m", "peercli", *arguments)
+
+
+def spawn(shell: Shell, program: str, *arguments: str) -> pexpect.spawn[str]:
+    """A program at a terminal of its own."""
     environment: Any = shell.env | {"TERM": "xterm", "COLUMNS": "80", "PROMPT_TOOLKIT_NO_CPR": "1"}
     return pexpect.spawn(
-        sys.executable,
-        ["-m", "peercli", *arguments],
+        program,
+        list(arguments),
         env=environment,
         encoding="utf-8",
         timeout=WITHIN,
@@ -66,6 +71,25 @@ async def test_ctrl_c_at_the_prompt(shell: Shell) -> None:
         await shows(child, ">")
         child.send("\x03")
         assert await exit_code(child) == 130
+
+
+async def test_ctrl_z_at_the_prompt(shell: Shell) -> None:
+    """It is the shell's, and no part of a message; after fg the conversation goes on."""
+    async with Peer(fresh("peer"), server=shell.broker, ice_servers=()) as peer:
+        child = spawn(shell, "bash", "--norc", "-i")
+        child.send(f"peercli connect {peer.id}\r")
+        connection = await peer.accept()
+        await shows(child, ">")
+        child.send("\x1a")
+        await shows(child, "Stopped")
+        child.send("fg\r")
+        await shows(child, ">")
+        child.send("back\r")
+        assert await asyncio.wait_for(connection.receive(), WITHIN) == "back"
+        child.send("\x04")
+        await asyncio.wait_for(connection.closed(), WITHIN)
+        child.send("exit\r")
+        assert await exit_code(child) == 0
 
 
 async def test_a_pipe_at_a_terminal(shell: Shell) -> None:
