@@ -28,6 +28,16 @@ def test_an_exception_is_a_failure() -> None:
         fuzz(10_000, seed=1, only=[Target("a reader", lambda: reader, lambda rng: rng.randbytes(1))])
 
 
+def test_time_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.protocol.fuzz.LABOUR", 0.01)
+
+    def reader(size: int) -> None:
+        sum(range(size))
+
+    with pytest.raises(Failure, match=r"took .* s: 10000000"):
+        fuzz(200, seed=1, only=[Target("a reader", lambda: reader, lambda rng: rng.choice((10, 10**7)))])
+
+
 def test_memory_is_a_failure() -> None:
     held: list[bytes] = []
 
