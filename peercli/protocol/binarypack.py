@@ -44,7 +44,7 @@ class UnpackError(ProtocolError):
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_FIXINTS = tuple(bytes([byte]) for byte in range(0x100))
+_BYTE = tuple(bytes([byte]) for byte in range(0x100))
 _INTEGERS = (  # the first that fits is taken; signed 64 comes before unsigned, as in pack_integer()
     (0, 0xFF, 0xCC, struct.Struct(">BB")),
     (-0x80, 0x7F, 0xD0, struct.Struct(">Bb")),
@@ -98,7 +98,7 @@ def _pack_bool(parts: _Parts, value: bool) -> None:
 
 def _pack_int(parts: _Parts, value: int) -> None:
     if -0x20 <= value <= 0x7F:
-        parts.append(_FIXINTS[value & 0xFF])
+        parts.append(_BYTE[value & 0xFF])
         return
     for low, high, header, layout in _INTEGERS:
         if low <= value <= high:
@@ -157,7 +157,7 @@ def _pack_datetime(parts: _Parts, value: datetime) -> None:
 def _pack_size(parts: _Parts, size: int, short: int, long: int) -> None:
     """A header with a size: in the header's low bits, or in the 16 or 32 bits after it."""
     if size <= 0x0F:
-        parts.append(_FIXINTS[short + size])
+        parts.append(_BYTE[short + size])
     elif size <= 0xFFFF:
         parts.append(_SIZE16.pack(long, size))
     elif size <= MAX_MESSAGE_BYTES:

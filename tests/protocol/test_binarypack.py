@@ -120,7 +120,7 @@ def test_nan_is_read() -> None:
 # JavaScript -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=400)
 @given(value=strategies.js_messages)
 def test_bytes_are_those_of_javascript(peerjs: PeerJS, value: Any) -> None:
     packed, theirs = pack(value), peerjs.pack(value)
