@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +121,8 @@ def read(path: Path, options: Mapping[str, set[str]] | None = None, *, required:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not text in UTF-8") from None
+    import tomllib  # only who has a file pays for it
+
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

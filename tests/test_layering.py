@@ -194,6 +194,10 @@ def test_start_up_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert not imported_by(*arguments) & (HEAVY | RUNNING)
 
 
+def test_a_broker_is_dialled_before_webrtc_is_there() -> None:
+    assert not imported_by("-c", "import peercli.peer.peer") & {"aiortc", "aioice", "av"}
+
+
 def test_completion_does_without_typer() -> None:
     assert "typer" not in imported_by("-m", "peercli", "complete", "ids", "x")
 
@@ -203,7 +207,10 @@ def test_completion_does_without_typer() -> None:
     [
         ("server --port 1 --host 192.0.2.1", {"aiortc", "aioice", "av", "spake2", "rich"}),
         ("peers --server http://127.0.0.1:1/", {"aiortc", "aioice", "av", "cryptography", "spake2", "rich"}),
-        ("connect x --server http://127.0.0.1:1/", {"httptools", "uvloop", "spake2", "rich", "sounddevice"}),
+        (
+            "connect x --server http://127.0.0.1:1/",
+            {"httptools", "uvloop", "spake2", "rich", "sounddevice", "pydantic"},
+        ),
         ("connect x --port-range much", {"aiortc", "aioice", "av", "websockets"}),
         ("config show", {"rich", "cryptography", "aiortc"}),
     ],

@@ -12,7 +12,6 @@ from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol.codes import make_code, meeting_id
 from peercli.protocol.messages import Offer
-from peercli.services.admission import capability_of
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
@@ -173,6 +172,8 @@ async def tell(peer: Peer, report: Report, *, once: bool = False) -> NoReturn:
         news.put_nowait(error if alone else Refused(peer_id, error.reason, error.message))
 
     def declined(offer: Offer) -> None:
+        from peercli.services.admission import capability_of  # knows every protocol: seldom needed
+
         message = f"its {capability_of(offer)} is not wanted here"
         news.put_nowait(Refused(offer.known_as or offer.peer, "declined", message))
 

@@ -394,6 +394,13 @@ async def test_an_agent_closed_while_it_opens_its_sockets_leaves_none() -> None:
     assert psutil.Process().num_fds() == before
 
 
+async def test_a_path_is_used_as_soon_as_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the time of a next check, when the first one has found a path."""
+    monkeypatch.setattr(ice, "CHECK_INTERVAL", 3600.0)
+    async with agent() as one, agent(controlling=False) as other, joined(one, other):
+        assert None not in (one.selected, other.selected)
+
+
 async def test_consent_outlives_a_long_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.8 s from a check to its answer, which is more than aioice alone gives it."""
     monkeypatch.setattr(ice, "CONSENT_INTERVAL", 0.05)
