@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
-from peercli.errors import StorageFailed, TimedOut
+from peercli.errors import BrokerError, NetworkError, StorageFailed, TimedOut
 from peercli.peer.peer import Peer
 from peercli.rtc.pattern import TONE_PITCH, Witness
 from peercli.rtc.sinks import deliver
@@ -58,6 +58,10 @@ async def demonstrate(broker: str) -> AsyncGenerator[Demonstrated]:
             yield await _call(alice, bob, broker)
     except TimeoutError:
         raise TimedOut(f"the demonstration took more than {DEMO_TIMEOUT:g} s") from None
+    except BrokerError as error:
+        raise NetworkError(
+            error.message, hint="this machine does not reach itself: is its interface lo up?"
+        ) from None
 
 
 async def _talk(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
@@ -98,7 +102,8 @@ async def _pipe(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
         f"SHA-256 at both ends ({sink.digest.hexdigest()[:16]}…).",
         (
             f"peercli pipe --server {broker} --id inbox > copy",
-            f"cat original | peercli pipe --server {broker} inbox",
+            f"head -c {PIPE_BYTES} /dev/urandom | tee original | peercli pipe --server {broker} inbox",
+            "cmp original copy",
         ),
     )
 
@@ -127,6 +132,7 @@ async def _files(broker: str) -> Demonstrated:
         f"A folder of {ALBUM_FILES} files was sent, checked, and stands on the other side as it was.",
         (
             f"peercli receive-file --server {broker} --id inbox --save-dir here",
+            "mkdir -p folder; date > folder/today",
             f"peercli send-file --server {broker} inbox folder",
         ),
     )
@@ -157,17 +163,20 @@ async def _call(alice: Peer, bob: Peer, broker: str) -> Demonstrated:
         f"In a call of {CALL_SECONDS:g} s, {witness.pictures} pictures of {width}x{height} were seen, "
         f"{delay * 1000:.0f} ms after they were made, and a tone of {witness.pitch:.0f} Hz was heard.",
         (
-            f"peercli call --server {broker} --id bob --video none --view",
-            f"peercli call --server {broker} bob --video test --audio test",
+            f"peercli call --server {broker} --id carol --video none --audio none --view",
+            f"peercli call --server {broker} carol --video test --audio test",
         ),
     )
 
 
 def _make_album(folder: Path) -> None:
-    for number in range(ALBUM_FILES):
-        path = folder / f"page {number // 10}" / f"{number}.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(number * 1000))
+    try:
+        for number in range(ALBUM_FILES):
+            path = folder / f"page {number // 10}" / f"{number}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.urandom(number * 1000))
+    except OSError as error:
+        raise StorageFailed(f"{folder.parent} takes no files: {error.strerror}") from None
 
 
 def _same_trees(one: Path, other: Path) -> bool:

@@ -79,11 +79,3 @@ async def test_server(shell: Shell) -> None:
             server.process.terminate()
             assert (await server.exit_code(), server.stderr.count("\n")) == (143, 1)
             await listen.says("The broker is away")
-
-
-async def test_demo(shell: Shell) -> None:
-    """It works, and says how to do the same by hand."""
-    done = await shell.run("demo")
-    assert (done.code, done.out) == (0, b"")
-    assert "All of it worked." in done.err
-    assert "peercli pipe --server http://127.0.0.1:" in done.err
