@@ -151,10 +151,10 @@ def _check_text(data: bytes) -> None:
 def _check_close(payload: bytes) -> None:
     """Section 5.5.1: nothing, or a code that may be sent (section 7.4) and a reason."""
     if payload:
+        _check_text(payload[2:])
         code = int.from_bytes(payload[:2], "big")
         if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in _NEVER_SENT:
             raise FrameError(PROTOCOL_ERROR, "no close code")
-        _check_text(payload[2:])
 
 
 def unmask_slowly(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:

@@ -20,9 +20,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from peercli.errors import UsageError
-from peercli.server.app import Server
+from peercli.server.app import SWEEP_INTERVAL, Server
+from peercli.server.http import MAX_HEAD
 from peercli.server.options import Limits, ServerOptions
+from peercli.server.realm import MAX_ID_LENGTH
+from peercli.server.sessions import MESSAGE_UNIT
 from tests.brokers import port_of, socket_url
+from tests.generated import ROOT
 from tests.server.certificates import make_certificate
 from tests.server.clients import QUIET, SOON, client, ends, get, hears_nothing, mute_client, receive, send
 
@@ -72,6 +76,24 @@ def test_impossible_options(wrong: dict[str, Any]) -> None:
 def test_what_is_held_for_a_peer_fits_in_its_outbox() -> None:
     limits = Limits()
     assert limits.max_message < limits.max_held_per_peer < limits.max_outbox
+
+
+def test_the_manual_tells_the_limits() -> None:
+    limits, told = Limits(), (ROOT / "man/parts/peercli-server.1.mdoc").read_text().replace("\n", " ")
+    for figure in (
+        f"has {limits.max_message >> 20} MiB at most",
+        f"{limits.max_outbox >> 20} MiB wait for a client",
+        f"{limits.max_held_per_peer >> 20} MiB wait for an absent peer, {limits.max_held >> 20} MiB for all",
+        f"{limits.max_connections} connections at once",
+        f"{limits.request_rate:g} requests and new sockets a second, {limits.request_burst:g} at once",
+        f"{limits.message_rate:g} messages a second, {limits.message_burst:g} at once",
+        f"each {MESSAGE_UNIT >> 10} KiB counts",
+        f"{limits.http_idle:g} s and {MAX_HEAD >> 10} KiB",
+        f"pinged after {limits.ping_interval:g} s",
+        f"is always {SWEEP_INTERVAL * 1000:g} ms",
+        f"up to {MAX_ID_LENGTH} letters",
+    ):
+        assert figure in told
 
 
 # Listening ------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import count, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Close, Frame
 from websockets.frames import Opcode as Theirs
+from websockets.protocol import Protocol, Side, State
 from websockets.streams import StreamReader
 
 from peercli.server.frames import FrameError, FrameReader, Opcode, close_frame, frame, unmask_slowly
@@ -84,6 +85,81 @@ def test_close_codes(code: int) -> None:
     payload = code.to_bytes(2, "big") + "tschüß".encode()
     assert FrameReader(LIMIT).feed(sent(8, payload)) == [(8, payload)]
     assert FrameReader(LIMIT).feed(sent(8, b"")) == [(8, b"")]
+
+
+Heard = list[tuple[int, bytes]]
+PAYLOADS = st.sampled_from(
+    [b"", b"x", "é".encode(), b"\xc3", b"\xa9", b"\x03\xe8", b"\x03\xed", b"\x03\xe8\xff"]
+)
+MOSTLY = st.sampled_from([True] * 7 + [False])
+
+
+@st.composite
+def any_frame(draw: st.DrawFn) -> bytes:
+    """A client's frame, more often than not as it should be."""
+    opcode = draw(st.sampled_from([0, 0, 1, 1, 2, 8, 9, 10, 3, 15]))
+    rsv = 0 if draw(MOSTLY) else draw(st.sampled_from([0x10, 0x20, 0x40]))
+    payload = draw(PAYLOADS | st.binary(max_size=200))
+    size = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2, "big")
+    masked = draw(MOSTLY)
+    first, second = draw(st.sampled_from([0x80, 0])) | rsv | opcode, size[0] | (0x80 if masked else 0)
+    return bytes([first, second]) + size[1:] + (bytes(4) if masked else b"") + payload
+
+
+def read_by_ours(frames: list[bytes]) -> tuple[Heard, int | None]:
+    reader, heard = FrameReader(LIMIT), []
+    for data in frames:
+        try:
+            heard += [message for message in reader.feed(data) if message[0] != 0]
+        except FrameError as error:
+            return heard, error.code
+        if heard and heard[-1][0] == 8:
+            break  # nothing counts any more
+    return heard, None
+
+
+def read_by_websockets(frames: list[bytes]) -> tuple[Heard, int | None]:
+    protocol, heard = Protocol(Side.SERVER, state=State.OPEN), []
+    pieces: list[bytes] = []
+    kind = 0
+    for data in frames:
+        if data[0] == 0x88:
+            # It would have a message end before a close, which RFC 6455 does not ask.
+            protocol = Protocol(Side.SERVER, state=State.OPEN)
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode >= 8:
+                heard.append((int(event.opcode), bytes(event.data)))
+                continue
+            kind = int(event.opcode) or kind
+            pieces.append(bytes(event.data))
+            if event.fin:
+                heard.append((kind, b"".join(pieces)))
+                pieces.clear()
+                if kind == 1 and not is_utf8(heard[-1][1]):  # which it leaves to its caller
+                    return heard[:-1], 1007
+        if protocol.parser_exc is not None:
+            if heard and heard[-1][0] == 8:
+                heard.pop()
+            return heard, 1007 if isinstance(protocol.parser_exc, UnicodeDecodeError) else 1002
+        if heard and heard[-1][0] == 8:
+            break
+    return heard, None
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@settings(max_examples=200)
+@given(st.lists(any_frame(), max_size=6))
+def test_whatever_comes_is_taken_and_refused_as_by_another_library(frames: list[bytes]) -> None:
+    assert read_by_ours(frames) == read_by_websockets(frames)
 
 
 def read_bytewise(data: bytes) -> None:
