@@ -35,16 +35,10 @@ _TABLES = {"profiles", "contacts"}
 
 
 def default_path() -> Path:
-    """Where the file is unless `--config` says otherwise: the platform's place for it.
+    """Where the file is unless `--config` says otherwise: the platform's place for it."""
+    from peercli.folders import folder_for  # only commands that read it pay for it
 
-    Who has no home, as a process of a user that the system does not know, takes the system's own.
-    """
-    import platformdirs  # only commands that read it pay for it
-
-    try:
-        return platformdirs.user_config_path("peercli") / "config.toml"
-    except RuntimeError:
-        return platformdirs.site_config_path("peercli") / "config.toml"
+    return folder_for("config") / "config.toml"
 
 
 def config_path(named: str | None = None) -> Path:

@@ -19,9 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import site_data_path, user_data_path
-
 from peercli.errors import UsageError
+from peercli.folders import folder_for
 
 if TYPE_CHECKING:
     from peercli.protocol.auth import Identity
@@ -53,13 +52,6 @@ async def describe(ring: Keyring, report: Report) -> None:
         await report(Key(name, fingerprint(public), home_id(public)))
 
 
-def _default_folder() -> Path:
-    try:
-        return user_data_path("peercli")
-    except RuntimeError:  # who has no home, and cannot write there either, has no keys
-        return site_data_path("peercli")
-
-
 class Keyring:
     """The keys in `folder`; by default the platform's data folder for peercli.
 
@@ -68,7 +60,7 @@ class Keyring:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or _default_folder()
+        self.folder = folder or folder_for("data")
 
     @property
     def exists(self) -> bool:
