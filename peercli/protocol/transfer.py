@@ -72,6 +72,7 @@ __all__ = [
     "DEAD_AFTER",
     "MAX_CONTENT",
     "MAX_CONTROL",
+    "MAX_MESSAGE",
     "MAX_PARTS",
     "MAX_PREFIXES",
     "METADATA",
@@ -111,7 +112,6 @@ PIECE_SIZE = 65_536  # what every data channel takes in one message (RFC 8841 se
 MAX_PARTS = 1_024  # in one header
 MAX_CONTENT = 16 << 20  # bytes of content, without holes, behind one header
 MAX_PREFIXES = 64  # offsets that a receiver proposes for one file
-MAX_REASON = 32
 MAX_MESSAGE = 200  # characters of a text for people
 PING_AFTER = 10.0  # seconds
 DEAD_AFTER = 45.0  # seconds
@@ -467,6 +467,10 @@ class Side:
     def cancel(self, reason: str, message: str = "") -> None:
         """Says goodbye: `cancelled` by the user, `storage`, `protocol`, `version` …"""
         self.outbox.append(control("cancel", reason=reason, message=message[:MAX_MESSAGE]))
+
+    def _tell_failed(self, entry: int, reason: str, message: str) -> None:
+        """Says that this entry will not be completed."""
+        self.outbox.append(control("failed", entry=entry, reason=reason, message=message[:MAX_MESSAGE]))
 
     def progressed(self, now: float) -> None:
         """The far side took in something that we sent: while there is more to send, a sign of life."""

@@ -15,6 +15,7 @@ from enum import Enum
 from peercli.errors import ProtocolError
 from peercli.protocol.manifest import MAX_SIZE, Entry, Manifest, NameRules
 from peercli.protocol.transfer import (
+    MAX_MESSAGE,
     Accept,
     Content,
     Credit,
@@ -206,7 +207,7 @@ class Receiver(Side):
         """Refuses the offer: `declined` by the user, `space`, `too-big`, `conflict`."""
         self._needs(_Phase.DECIDING)
         self._phase = _Phase.FINISHED
-        self.outbox.append(control("decline", reason=reason, message=message[:200]))
+        self.outbox.append(control("decline", reason=reason, message=message[:MAX_MESSAGE]))
 
     def stored(self, count: int, now: float) -> None:
         """So many more bytes of content (`Write` and `Hole`) are dealt with."""
@@ -232,7 +233,7 @@ class Receiver(Side):
     def failed(self, entry: int, reason: str, message: str) -> None:
         """This entry will not be completed here; what still comes of it is thrown away."""
         self.outcomes[entry] = Outcome("failed", reason, message)
-        self.outbox.append(control("failed", entry=entry, reason=reason, message=message[:200]))
+        self._tell_failed(entry, reason, message)
         if entry == self._current:
             self._current = None
 

@@ -199,9 +199,7 @@ class Sender(Side):
                 batch = []
                 self._settle(chunk.entry, Outcome("failed", chunk.problem, chunk.message))
                 settled.append(chunk.entry)
-                self.outbox.append(
-                    control("failed", entry=chunk.entry, reason=chunk.problem, message=chunk.message[:200])
-                )
+                self._tell_failed(chunk.entry, chunk.problem, chunk.message)
                 continue
             self._next, self._offset = chunk.entry, chunk.offset + len(chunk.data) + chunk.hole
             self._sent += len(chunk.data) + chunk.hole
