@@ -45,6 +45,11 @@ class Line:
             self._drained.clear()
             self._waiting.set()
 
+    @property
+    def _may_end(self) -> bool:
+        """Whether it is no failure that the connection does."""
+        return self.over or self.complete
+
     async def drained(self) -> None:
         await self._drained.wait()
 
@@ -95,7 +100,7 @@ class Line:
                 self._waiting.clear()
                 await self._waiting.wait()
         except (ConnectionClosed, ConnectionLost):
-            if self.over or self.complete:
+            if self._may_end:
                 self._drained.set()
             await _forever()  # reading, which may be behind, tells why
 
@@ -109,9 +114,9 @@ class Line:
                 self._taking = False
                 self.push()
         except ConnectionLost:
-            if not (self.over or self.complete):
+            if not self._may_end:
                 raise
-        if self.over or self.complete:
+        if self._may_end:
             await _forever()
         raise ConnectionLost("the peer closed the connection before everything was there")
 
