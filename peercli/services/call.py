@@ -22,7 +22,7 @@ from peercli.rtc.sinks import Route, Taker, deliver, playing
 from peercli.rtc.sound import Speaker
 from peercli.rtc.sources import Source, open_source
 from peercli.rtc.terminal import TerminalView
-from peercli.services.dial import tell, within
+from peercli.services.dial import while_telling, within
 from peercli.services.events import Answered, Calling, CallStats, Close, Recorded, Report, RouteFound
 
 __all__ = [
@@ -145,8 +145,7 @@ class Studio:
         there = (remote.audio is not None, remote.video is not None)
         await self.report(Answered(call.peer, call.connection_id, *there))
         if route := call.route:
-            ends = (route.local, route.remote, route.relayed, route.local_type, route.remote_type)
-            await self.report(RouteFound(call.peer, *ends))
+            await self.report(RouteFound.of(call.peer, route))
 
     async def _run(self, call: MediaConnection, duration: float | None) -> None:
         async with self._outlets(call) as (routes, recorder):
@@ -307,16 +306,7 @@ async def take_a_call(peer: Peer, studio: Studio, consent: Consent, *, duration:
     Raises as `Peer.start`, `Peer.accept_call` and `Studio.carry` do.
     """
     async with peer:
-        telling = asyncio.create_task(tell(peer, studio.report, once=True))
-        carrying = asyncio.create_task(_take_one(peer, studio, consent, duration))
-        try:
-            done, _ = await asyncio.wait({telling, carrying}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            telling.cancel()
-            carrying.cancel()
-            await asyncio.gather(telling, carrying, return_exceptions=True)
+        await while_telling(peer, studio.report, _take_one(peer, studio, consent, duration))
 
 
 async def _take_one(peer: Peer, studio: Studio, consent: Consent, duration: float | None) -> None:

@@ -26,8 +26,7 @@ async def announce(connection: Conversation, report: Report) -> None:
         )
     )
     if route := connection.route:
-        ends = (route.local, route.remote, route.relayed, route.local_type, route.remote_type)
-        await report(RouteFound(connection.peer, *ends))
+        await report(RouteFound.of(connection.peer, route))
 
 
 async def say_closed(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from peercli.errors import AuthenticationFailed, PeerError, TimedOut, UnavailableID
 from peercli.peer.data import DataConnection
@@ -15,7 +15,9 @@ from peercli.protocol.messages import Offer
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
-__all__ = ["called", "coded", "dialled", "first_of", "joined", "tell", "within"]
+__all__ = ["called", "coded", "dialled", "first_of", "joined", "tell", "while_telling", "within"]
+
+T = TypeVar("T")
 
 CODE_NUMBERS = (999, 99_999, 999_999_999)  # the most that a code's number is, until one is free
 
@@ -85,17 +87,7 @@ async def called(peer: Peer, sessions: Sessions, report: Report) -> AsyncIterato
     Raises as `Peer.start`, `Peer.accept` and `tell` do.
     """
     async with peer:
-        accepting = asyncio.create_task(sessions.accept(peer))
-        telling = asyncio.create_task(tell(peer, report, once=True))
-        try:
-            await asyncio.wait({accepting, telling}, return_when=asyncio.FIRST_COMPLETED)
-            if telling.done():
-                telling.result()
-            conversation = accepting.result()
-        finally:
-            accepting.cancel()
-            telling.cancel()
-            await asyncio.wait({accepting, telling})
+        conversation = await while_telling(peer, report, sessions.accept(peer))
         resuming = asyncio.create_task(_only_resume(peer, sessions))
         try:
             yield conversation
@@ -114,17 +106,22 @@ async def _only_resume(peer: Peer, sessions: Sessions) -> None:
 
 async def first_of(peer: Peer, report: Report) -> DataConnection:
     """The first connection that somebody opens to a started peer; raises as `Peer.accept` and `tell`."""
-    accepting = asyncio.create_task(peer.accept())
+    return await while_telling(peer, report, peer.accept())
+
+
+async def while_telling(peer: Peer, report: Report, waiting_for: Coroutine[Any, Any, T]) -> T:
+    """What is waited for; meanwhile `tell` works, to which the first who comes and is refused is the end."""
+    coming = asyncio.create_task(waiting_for)
     telling = asyncio.create_task(tell(peer, report, once=True))
     try:
-        await asyncio.wait({accepting, telling}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({coming, telling}, return_when=asyncio.FIRST_COMPLETED)
         if telling.done():
             telling.result()
-        return accepting.result()
+        return coming.result()
     finally:
-        accepting.cancel()
+        coming.cancel()
         telling.cancel()
-        await asyncio.wait({accepting, telling})
+        await asyncio.gather(coming, telling, return_exceptions=True)
 
 
 async def coded(make: Callable[[str, str], Peer], length: int) -> tuple[Peer, str]:

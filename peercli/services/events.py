@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from peercli.rtc.link import Route
 
 __all__ = [
     "Answered",
@@ -147,6 +150,11 @@ class RouteFound(Event):
     relayed: bool
     local_type: str
     remote_type: str
+
+    @classmethod
+    def of(cls, peer: str, route: Route) -> RouteFound:
+        """That packets to a peer go by this route."""
+        return cls(peer, route.local, route.remote, route.relayed, route.local_type, route.remote_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,8 +296,7 @@ class LastingConnection:
             await _cancel(searching, ended)
         await self._report(Resumed(self.peer, self.connection_id))
         if route := connection.route:
-            ends = (route.local, route.remote, route.relayed, route.local_type, route.remote_type)
-            await self._report(RouteFound(self.peer, *ends))
+            await self._report(RouteFound.of(self.peer, route))
         return connection
 
     async def _search(self, connection: DataConnection | None) -> DataConnection:
