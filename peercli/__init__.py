@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from peercli.peer.media import MediaConnection, MediaStream
     from peercli.peer.peer import Peer
     from peercli.protocol.auth import Credentials, Identity
+    from peercli.protocol.codecs import Codec
     from peercli.protocol.values import UNDEFINED
     from peercli.server.app import Server
     from peercli.server.options import ServerOptions
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "UNDEFINED",
     "Broker",
+    "Codec",
     "Credentials",
     "DataConnection",
     "IceServer",
@@ -53,6 +55,7 @@ __all__ = [
 _HOMES = {
     "UNDEFINED": "peercli.protocol.values",
     "Broker": "peercli.options",
+    "Codec": "peercli.protocol.codecs",
     "Credentials": "peercli.protocol.auth",
     "DataConnection": "peercli.peer.data",
     "IceServer": "peercli.options",

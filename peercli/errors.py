@@ -66,7 +66,7 @@ class BrokerError(PeerError):
 
 
 class NetworkError(BrokerError):
-    """The broker cannot be reached at all."""
+    """The broker cannot be reached, or the connection to it was lost."""
 
     type = "network"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from peercli.errors import InvalidID, UsageError
@@ -26,6 +26,7 @@ __all__ = [
     "parse_port_range",
     "random_id",
     "random_token",
+    "read_ice_servers",
 ]
 
 MAX_ID_LENGTH = 256  # PeerJS sets no limit; a broker URL has to carry it
@@ -61,13 +62,17 @@ def check_id(peer_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where a PeerServer is: `path` starts and ends with `/`."""
+    """Where a PeerServer is: the options `host`, `port`, `path`, `key` and `secure` of PeerJS."""
 
     host: str
     port: int
     path: str = "/"
     key: str = "peerjs"
     secure: bool = False
+
+    def __post_init__(self) -> None:
+        path = quote("/".join(["", *filter(None, self.path.split("/")), ""]), safe="/%")
+        object.__setattr__(self, "path", path)
 
     @property
     def _authority(self) -> str:
@@ -109,8 +114,9 @@ def parse_broker(text: str) -> Broker:
         query = parse_qs(url.query, strict_parsing=True) if url.query else {}
         if not text.isprintable() or "@" in url.netloc or url.fragment or not query.keys() <= {"key"}:
             raise ValueError
-        path = quote("/".join(["", *filter(None, url.path.split("/")), ""]), safe="/%")
-        return Broker(_host(url.hostname or ""), _port(port), path, query.get("key", ["peerjs"])[0], secure)
+        return Broker(
+            _host(url.hostname or ""), _port(port), url.path, query.get("key", ["peerjs"])[0], secure
+        )
     except (KeyError, ValueError):
         raise UsageError(
             f"the server address {text!r} cannot be read", hint="write http://host:port/path?key=…"
@@ -206,6 +212,39 @@ def parse_ice_server(text: str) -> IceServer:
     return IceServer(
         scheme, host, port, transport, unquote(match["username"] or ""), unquote(match["password"] or "")
     )
+
+
+def read_ice_servers(given: Iterable[str | IceServer | Mapping[str, Any]]) -> tuple[IceServer, ...]:
+    """STUN and TURN servers in any form: URLs, `IceServer`s, and W3C's `RTCIceServer` dictionaries.
+
+    The last are what PeerJS's `config["iceServers"]` holds: `urls`, one or a list, and for TURN `username`
+    and `credential`.
+
+    Raises:
+        UsageError: one of them cannot be read.
+    """
+    servers: list[IceServer] = []
+    for one in given:
+        if isinstance(one, IceServer):
+            servers.append(one)
+        else:
+            servers += map(parse_ice_server, [one] if isinstance(one, str) else _ice_urls(one))
+    return tuple(servers)
+
+
+def _ice_urls(entry: Mapping[str, Any]) -> list[str]:
+    """The URLs of an `RTCIceServer`, with the login in each that needs it."""
+    try:
+        urls, login = entry["urls"], ""
+        if "username" in entry:
+            login = f"{quote(entry['username'], safe='')}:{quote(entry['credential'], safe='')}@"
+        pairs = [url.split(":", 1) for url in ([urls] if isinstance(urls, str) else urls)]
+        return [f"{scheme}:{login if scheme.startswith('turn') else ''}{place}" for scheme, place in pairs]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            "an ICE server cannot be read",
+            hint='write {"urls": "turn:host", "username": "…", "credential": "…"}, or one URL',
+        ) from None
 
 
 PortRange = tuple[int, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from peercli.options import (
     parse_port_range,
     random_id,
     random_token,
+    read_ice_servers,
 )
 
 
@@ -77,6 +79,11 @@ def test_made_up_ids_are_valid_and_new() -> None:
 def test_broker_addresses(text: str, broker: Broker) -> None:
     assert parse_broker(text) == broker
     assert parse_broker(broker.url) == broker, "its own writing is not read back"
+
+
+@pytest.mark.parametrize("path", ["myapp", "/myapp", "myapp/", "//myapp//"])
+def test_a_path_is_taken_as_peerjs_takes_it(path: str) -> None:
+    assert Broker("localhost", 9000, path).url == "http://localhost:9000/myapp/"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +189,48 @@ def test_a_password_is_never_shown(text: str) -> None:
     assert not re.search("se:c|ret", str(caught.value) + caught.value.hint)
     server = parse_ice_server("turn:user:secret@h")
     assert "secret" not in f"{server} {server!r}"
+
+
+def test_ice_servers_as_browsers_take_them() -> None:
+    """PeerJS's own configuration (`lib/util.ts`), and all else that may be in the same list."""
+    config: list[dict[str, Any]] = [
+        {"urls": "stun:stun.l.google.com:19302"},
+        {
+            "urls": ["turn:eu-0.turn.peerjs.com:3478", "turn:us-0.turn.peerjs.com:3478"],
+            "username": "peerjs",
+            "credential": "peerjsp",
+        },
+    ]
+    assert read_ice_servers(config) == DEFAULT_ICE_SERVERS
+    odd = {"urls": "turns:example.org?transport=tcp", "username": "a:b@c", "credential": "d@e:f/g%"}
+    server = IceServer("turns", "example.org", 5349, "tcp", "a:b@c", "d@e:f/g%")
+    assert read_ice_servers([odd, "stun:example.org", server]) == (
+        server,
+        IceServer("stun", "example.org", 3478),
+        server,
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"urls": 3},
+        {"urls": [None]},
+        {"urls": "stun"},
+        {"urls": "turn:example.org"},
+        {"urls": "turn:example.org", "username": "u"},
+        {"urls": "turn:example.org:x", "username": "u", "credential": "secret"},
+        {"urls": "turn:example.org", "username": "u", "credential": {"secret": 1}},
+        {"urls": "stuns:example.org"},
+        None,
+        7,
+    ],
+)
+def test_what_is_no_ice_server_of_a_browser(entry: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_ice_servers([entry])
+    assert "secret" not in str(caught.value)
 
 
 def test_peerjs_servers_are_the_default() -> None:

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from peercli import __version__
-from peercli.errors import NetworkError, PeerError, ProtocolError, ServerError, SocketClosed, SslUnavailable
+from peercli.errors import NetworkError, PeerError, ProtocolError, ServerError, SslUnavailable
 from peercli.options import Broker
 from peercli.protocol import signaling
 from peercli.protocol.messages import MAX_MESSAGE_LENGTH, BrokerMessage
@@ -161,7 +161,7 @@ class BrokerSocket:
                 writer.cancel()
                 await asyncio.wait({writer})
                 await socket.close()  # when we are cancelled, `connect` would call it an internal error
-        return SocketClosed("the broker closed the connection")
+        return NetworkError("the broker closed the connection")  # as PeerJS has it, whoever closed it
 
     async def _write(self, socket: ClientConnection, outbox: asyncio.Queue[str]) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from peercli.options import IceOptions
 from peercli.peer.auth import Gate
 from peercli.peer.connection import Connection, Signal
 from peercli.peer.emitter import Listener
-from peercli.protocol.codecs import CLOSE, make_codec
+from peercli.protocol.codecs import CLOSE, Codec, make_codec
 from peercli.protocol.messages import Answer, Candidate, Offer
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class DataConnection(Connection):
     Attributes:
         label: given by the side that connected; its connection id, if it gave none.
         reliable: whether messages keep their order. (They all arrive, either way.)
-        serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
+        serialization: how values become messages: binary, binary-utf8, json, raw, MsgPack, or one of the
+            peer's `serializers`.
         session: what it can be resumed by (`peercli.protocol.resume`), once both sides have agreed on it.
         resumes: whether it goes on with that session, and does not begin it.
     """
@@ -56,10 +57,11 @@ class DataConnection(Connection):
         ice: IceOptions,
         signal: Signal,
         gate: Gate | None,
+        serializers: Mapping[str, Callable[[str], Codec]] | None = None,
     ) -> None:
         self.session = None if outgoing else offer.session
         self.resumes = offer.resumes
-        self._codec = make_codec(offer.serialization)
+        self._codec = make_codec(offer.serialization, serializers)
         reliable = offer.reliable or offer.serialization == "MsgPack"  # a stream needs order
         super().__init__(
             replace(offer, label=offer.label or offer.connection_id, reliable=reliable),

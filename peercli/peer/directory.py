@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from urllib.error import HTTPError
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from peercli.errors import NetworkError, ServerError, UsageError
-from peercli.options import DEFAULT_BROKER, Broker, IceServer, parse_ice_server
+from peercli.options import DEFAULT_BROKER, Broker, IceServer, read_ice_servers
 
 __all__ = ["ICE_TIMEOUT", "OfferedIce", "list_peers", "offered_ice"]
 
@@ -95,16 +95,11 @@ def _offered_ice(broker: Broker, id: str, token: str) -> OfferedIce:
     url = f"{broker.api_url('ice')}?{urlencode({'id': id, 'token': token})}"
     with urlopen(url, timeout=ICE_TIMEOUT) as answer:
         offer = json.loads(answer.read(MAX_ICE_ANSWER))
-    found: list[IceServer] = []
     for entry in offer["iceServers"]:
-        urls = entry["urls"]
-        user, password = entry.get("username", ""), entry.get("credential", "")
-        for server in [urls] if isinstance(urls, str) else urls:
-            scheme, _, place = server.partition(":")
-            if scheme == "stuns":  # meant for others, who may know what to do with it
-                continue
-            login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if scheme.startswith("turn") else ""
-            found.append(parse_ice_server(f"{scheme}:{login}{place}"))
+        urls = [entry["urls"]] if isinstance(entry["urls"], str) else entry["urls"]
+        # stuns: is meant for others, who may know what to do with it.
+        entry["urls"] = [url for url in urls if not url.startswith("stuns:")]
+    found = read_ice_servers(offer["iceServers"])
     if not found:
         raise ValueError("no servers")
-    return OfferedIce(tuple(found[:MAX_ICE_SERVERS]), max(float(offer["ttl"]), MIN_TTL))
+    return OfferedIce(found[:MAX_ICE_SERVERS], max(float(offer["ttl"]), MIN_TTL))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,9 +31,9 @@ from peercli.options import (
     PortRange,
     check_id,
     parse_broker,
-    parse_ice_server,
     random_id,
     random_token,
+    read_ice_servers,
 )
 from peercli.peer.arrivals import Arrivals
 from peercli.peer.auth import Gate, no_from, unlike
@@ -45,6 +46,7 @@ from peercli.peer.emitter import Emitter
 from peercli.peer.ice import IceKeeper
 from peercli.peer.media import MediaConnection, check_video_codec
 from peercli.protocol.auth import Credentials
+from peercli.protocol.codecs import Codec
 from peercli.protocol.early import EarlyCandidates
 from peercli.protocol.messages import (
     MAX_ID_LENGTH,
@@ -91,8 +93,9 @@ class Peer(Emitter):
         id: who to be; by default a fresh random id, made here.
         server: the broker, as a URL or a `Broker`; or several, at all of which others can find us.
         token: what proves to the broker that the id is mine when I come back.
-        ice_servers: STUN and TURN servers, as URLs or `IceServer`s; all of them are used. By default those
-            that the broker offers; if it does not, PeerJS's.
+        ice_servers: STUN and TURN servers, as URLs, `IceServer`s, or dictionaries as browsers and PeerJS take
+            them (W3C `RTCIceServer`); all of them are used. By default those that the broker offers; if it
+            does not, PeerJS's.
         relay: connect only through TURN.
         secret: what both sides must prove to know, on every connection, before anything else passes.
         credentials: the same, with keys; instead of `secret`.
@@ -105,6 +108,8 @@ class Peer(Emitter):
         max_connections: open or in the making, and as many that nobody has accepted; further offers are
             declined. Twice as many, where the others resume what seems to be open still.
         lasting: take part in sessions that others begin (`peercli.protocol.resume`).
+        serializers: serializations of your own, beside PeerJS's: by name, what makes a `Codec` for one
+            connection when it is called with the name. Both sides must know it.
 
     Raises:
         InvalidID: `id` has characters that ids cannot have.
@@ -117,7 +122,7 @@ class Peer(Emitter):
         *,
         server: str | Broker | Sequence[str | Broker] = DEFAULT_BROKER,
         token: str | None = None,
-        ice_servers: Sequence[str | IceServer] | None = None,
+        ice_servers: Sequence[str | IceServer | Mapping[str, Any]] | None = None,
         relay: bool = False,
         secret: str | None = None,
         credentials: Credentials | None = None,
@@ -127,6 +132,7 @@ class Peer(Emitter):
         take_calls: bool = False,
         max_connections: int = MAX_CONNECTIONS,
         lasting: bool = False,
+        serializers: Mapping[str, Callable[[str], Codec]] | None = None,
     ) -> None:
         super().__init__()
         self.id = check_id(id) if id is not None else random_id()
@@ -138,9 +144,7 @@ class Peer(Emitter):
             raise UsageError("a peer needs a broker")
         self.token = token or random_token()
         ice = IceOptions(
-            DEFAULT_ICE_SERVERS
-            if ice_servers is None
-            else tuple(parse_ice_server(one) if isinstance(one, str) else one for one in ice_servers),
+            DEFAULT_ICE_SERVERS if ice_servers is None else read_ice_servers(ice_servers),
             relay,
             port_range,
             tuple(interfaces),
@@ -148,6 +152,7 @@ class Peer(Emitter):
         self._ice = IceKeeper(ice, self.brokers, self.id, self.token, asks=ice_servers is None)
         self.max_connections = max_connections
         self.lasting = lasting
+        self._data_connection = partial(DataConnection, serializers=serializers)
         self._admit = admit
         self._gate = Gate(self.id, credentials or Credentials(secret=secret), self._lets_in)
         self._knocking: set[str] = set()  # connections that have not been let in, and take no room
@@ -337,6 +342,11 @@ class Peer(Emitter):
         """Where we are to be found, in words: the addresses of the brokers."""
         return " or ".join(broker.url for broker in self.brokers)
 
+    def get_connection(self, peer: str, connection_id: str) -> Connection | None:
+        """The connection or call to `peer` with this id, if it is open or in the making."""
+        connection = self._connections.get(connection_id)
+        return connection if connection is not None and connection.peer == peer else None
+
     @property
     def live(self) -> list[Connection]:
         """The connections, calls too, that are open or in the making."""
@@ -367,7 +377,8 @@ class Peer(Emitter):
             peer: its id.
             label: a name for the connection; its connection id by default.
             metadata: any JSON value, for the far side to see before it accepts.
-            serialization: how values become messages: binary, binary-utf8, json, raw or MsgPack.
+            serialization: how values become messages: binary, binary-utf8, json, raw, MsgPack, or one of
+                your `serializers`.
             reliable: keep the order of messages. (PeerJS's own default is not to.)
             session, resumes: as `DataConnection` has them, once the far side takes part.
             timeout: seconds until `TimedOut`.
@@ -420,7 +431,7 @@ class Peer(Emitter):
             session=session,
             resumes=resumes,
         )
-        return self._adopt(DataConnection, offer, outgoing=True)
+        return self._adopt(self._data_connection, offer, outgoing=True)
 
     def _check_can_reach(self, peer: str, metadata: Any) -> None:
         if self._opening is None or self._destroyed:
@@ -543,7 +554,7 @@ class Peer(Emitter):
 
     # Both -------------------------------------------------------------------------------------
 
-    def _adopt(self, kind: type[C], offer: Offer, *, outgoing: bool) -> C:
+    def _adopt(self, kind: Callable[..., C], offer: Offer, *, outgoing: bool) -> C:
         proves = self.credentials.calling if outgoing else offer.auth
         connection = kind(
             offer,
@@ -575,8 +586,8 @@ class Peer(Emitter):
             case Offer():
                 self._on_offer(message)
             case Answer() | Candidate():
-                connection = self._connections.get(message.connection_id)
-                if connection is not None and connection.peer == message.peer:
+                connection = self.get_connection(message.peer, message.connection_id)
+                if connection is not None:
                     if isinstance(message, Answer):
                         self._require_socket().settle(message.connection_id)
                     connection._handle(message)
@@ -622,9 +633,9 @@ class Peer(Emitter):
             self._decline(offer)
             self.emit("declined", offer)
             return
-        kind = DataConnection if offer.kind == "data" else MediaConnection
+        kind: Callable[..., Connection] = self._data_connection if offer.kind == "data" else MediaConnection
         try:
-            connection: Connection = self._adopt(kind, offer, outgoing=False)
+            connection = self._adopt(kind, offer, outgoing=False)
         except UsageError as error:
             self._decline(offer)
             self.emit("error", ProtocolError(f"{offer.peer} offers what cannot be taken: {error}"))

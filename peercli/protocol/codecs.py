@@ -7,7 +7,7 @@ StreamConnection/MsgPack.ts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -211,17 +211,18 @@ SERIALIZATIONS = tuple(_CODECS)
 """The names PeerJS gives its serializations."""
 
 
-def make_codec(serialization: str) -> Codec:
-    """A codec for one connection.
+def make_codec(serialization: str, more: Mapping[str, Callable[[str], Codec]] | None = None) -> Codec:
+    """A codec for one connection, of SERIALIZATIONS or of `more`.
 
     Raises:
-        UsageError: `serialization` is none of SERIALIZATIONS.
+        UsageError: `serialization` is none of them.
     """
-    if serialization not in _CODECS:
+    codecs = {**_CODECS, **(more or {})}
+    if serialization not in codecs:
         raise UsageError(
-            f"there is no serialization {serialization!r}", hint=f"choose from {', '.join(SERIALIZATIONS)}"
+            f"there is no serialization {serialization!r}", hint=f"choose from {', '.join(codecs)}"
         )
-    return _CODECS[serialization](serialization)
+    return codecs[serialization](serialization)
 
 
 def _peer_data(value: object) -> bool:

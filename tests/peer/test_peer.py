@@ -35,6 +35,7 @@ from peercli.peer import peer as peer_module
 from peercli.peer.data import DataConnection
 from peercli.peer.peer import Peer
 from peercli.protocol import signaling
+from peercli.protocol.codecs import CLOSE
 from peercli.protocol.early import MAX_EARLY_CONNECTIONS
 from peercli.protocol.messages import Offer
 from peercli.rtc import link
@@ -305,6 +306,53 @@ async def test_events_in_the_place_of_accept() -> None:
         await asyncio.sleep(0)
         assert not accepting.done()
         accepting.cancel()
+
+
+async def test_connections_are_found_by_their_ids() -> None:
+    async with pair() as (alice, bob):
+        here = await alice.connect("bob")
+        there = await bob.accept()
+        assert alice.get_connection("bob", here.connection_id) is here
+        assert bob.get_connection("alice", here.connection_id) is there
+        assert bob.get_connection("bob", here.connection_id) is None
+        assert bob.get_connection("alice", "dc_nobody") is None
+        await here.close()
+        await there.closed()
+        await until(lambda: bob.get_connection("alice", here.connection_id) is None)
+
+
+class Reversed:
+    """A serialization of one's own: text, last letter first."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, value: str) -> list[str]:
+        return [value[::-1]]
+
+    def decode(self, wire: bytes | str) -> list[Any]:
+        return [CLOSE if wire == "" else wire[::-1]]
+
+    def encode_close(self) -> list[str]:
+        return [""]
+
+
+async def test_a_serialization_of_ones_own() -> None:
+    mine = {"reversed": Reversed}
+    async with (
+        pair(serializers=mine) as (alice, bob),
+        make("carol", bob.brokers[0].url, serializers=mine) as carol,
+    ):
+        here = await carol.connect("bob", serialization="reversed")
+        there = await bob.accept()
+        assert (here.serialization, there.serialization) == ("reversed", "reversed")
+        await here.send("straight")
+        await here.close(flush=True)
+        assert [value async for value in there] == ["straight"]
+        with pytest.raises(UsageError, match="reversed"):
+            await alice.connect("bob", serialization="reversed")
+        with pytest.raises(Declined):
+            await carol.connect("alice", serialization="reversed")
 
 
 async def test_accept_can_be_cancelled() -> None:
