@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from socket import gaierror
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -21,11 +22,12 @@ from peercli.protocol import signaling
 from peercli.protocol.messages import MAX_MESSAGE_LENGTH, BrokerMessage
 from peercli.protocol.signaling import Action, Failed, Lost, Opened, Received, Signaling
 
-__all__ = ["BrokerSocket", "Event", "explain"]
+__all__ = ["BrokerSocket", "Event", "dial", "explain"]
 
 logger = logging.getLogger(__name__)
 
 DIAL_TIMEOUT = 10.0  # s for TCP, TLS and the WebSocket handshake
+NEXT_ADDRESS = 0.25  # s until another address of the broker is tried, too (RFC 8305 §8)
 PING_INTERVAL = 10.0  # s; a broker that vanished without a word is noticed after at most twice this
 CHECK_TIMEOUT = 3.0  # s for a broker to show that it is still there, when there is a doubt
 CLOSE_TIMEOUT = 1.0  # s for the closing handshake
@@ -135,15 +137,11 @@ class BrokerSocket:
             self._perform(self._signaling.socket_lost(error, self._loop.time()))
 
     async def _converse(self, outbox: asyncio.Queue[str]) -> PeerError:
-        async with connect(
+        async with dial(
             self._url,
-            compression=None,  # messages are few and small, and the first one is waited for
             open_timeout=DIAL_TIMEOUT,
             ping_interval=PING_INTERVAL,
             ping_timeout=PING_INTERVAL,
-            close_timeout=CLOSE_TIMEOUT,
-            max_size=MAX_MESSAGE_LENGTH,
-            user_agent_header=f"peercli/{__version__}",
         ) as socket:
             self._perform(self._signaling.socket_opened(self._loop.time()))
             writer = asyncio.create_task(self._write(socket, outbox))
@@ -169,6 +167,21 @@ class BrokerSocket:
                 await socket.send(await outbox.get())
         except ConnectionClosed:
             pass  # the reader sees it too, and says so
+
+
+def dial(url: str, **options: Any) -> connect:
+    """A WebSocket to a broker, in the making; `options` are of `websockets.asyncio.client.connect`."""
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop knows nothing of the kind
+        # Else an IPv6 that leads nowhere would use up the time in which IPv4 gets there.
+        options["happy_eyeballs_delay"] = NEXT_ADDRESS
+    return connect(
+        url,
+        compression=None,  # messages are few and small, and the first one is waited for
+        close_timeout=CLOSE_TIMEOUT,
+        max_size=MAX_MESSAGE_LENGTH,
+        user_agent_header=f"peercli/{__version__}",
+        **options,
+    )
 
 
 # Why a certificate is refused (OpenSSL's `X509_V_ERR_…`).

@@ -12,15 +12,15 @@ from ssl import SSLError, cert_time_to_seconds
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from peercli import __version__
 from peercli.errors import InvalidKey, ServerError, SocketClosed
 from peercli.options import Broker, random_id, random_token
-from peercli.peer.broker import CLOSE_TIMEOUT, DIAL_TIMEOUT, explain
+from peercli.peer.broker import DIAL_TIMEOUT, dial, explain
 from peercli.protocol import messages
-from peercli.protocol.messages import MAX_MESSAGE_LENGTH, BrokerMessage, Candidate
+from peercli.protocol.messages import BrokerMessage, Candidate
 
 __all__ = ["BrokerAnswer", "SocketAnswer", "ask_http", "ask_socket"]
 
@@ -109,13 +109,7 @@ async def ask_socket(broker: Broker) -> SocketAnswer:
 
 async def _ask_socket(broker: Broker) -> SocketAnswer:
     peer_id, begun = random_id(), time.monotonic()
-    async with connect(
-        broker.socket_url(peer_id, random_token(), __version__),
-        compression=None,
-        close_timeout=CLOSE_TIMEOUT,
-        max_size=MAX_MESSAGE_LENGTH,
-        user_agent_header=f"peercli/{__version__}",
-    ) as socket:
+    async with dial(broker.socket_url(peer_id, random_token(), __version__)) as socket:
         await _hear(socket, messages.Open)
         opened = time.monotonic()
         await socket.send(messages.encode(Candidate(peer_id, "dc_" + random_id(), "data", "candidate:0")))

@@ -164,6 +164,20 @@ async def test_a_broker_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) 
                 pass
 
 
+async def test_of_several_addresses_one_that_works_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the broker's name has an IPv6 address, and IPv6 leads nowhere."""
+    async with our_server() as url:
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            with socket.create_connection(full.getsockname()):  # its queue is full: no other is answered
+                addresses = [full.getsockname(), ("127.0.0.1", port_of(url))]
+                known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+                monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: known)
+                async with asyncio.timeout(PATIENCE), make("alice", "http://two-homed.test/") as alice:
+                    assert alice.open
+
+
 async def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with our_server() as url:
         monkeypatch.setenv("http_proxy", "ftp://127.0.0.1:1")
