@@ -12,13 +12,14 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from peercli.errors import NetworkError, ServerError, UsageError
+from peercli.errors import InvalidKey, NetworkError, ServerError, UsageError
 from peercli.options import DEFAULT_BROKER, Broker, IceServer, read_ice_servers
 
 __all__ = ["ICE_TIMEOUT", "OfferedIce", "list_peers", "offered_ice"]
 
 HTTP_TIMEOUT = 10.0  # s
 MAX_ANSWER = 1 << 26  # bytes
+MAX_REASON = 1 << 10  # bytes
 ICE_TIMEOUT = 2.0  # s; nobody offers servers who takes longer
 MAX_ICE_ANSWER = 1 << 16  # bytes
 MAX_ICE_SERVERS = 16
@@ -30,6 +31,7 @@ async def list_peers(brokers: Sequence[Broker]) -> list[str]:
 
     Raises:
         ServerError: the broker does not allow it, or failed.
+        InvalidKey: it does not serve the key.
         NetworkError: none can be reached.
     """
     *others, last = brokers
@@ -44,7 +46,13 @@ def _list_peers(broker: Broker) -> list[str]:
         with urlopen(broker.api_url("peers"), timeout=HTTP_TIMEOUT) as answer:
             peers = json.loads(answer.read(MAX_ANSWER))
     except HTTPError as error:
-        error.close()
+        told = b""
+        with error, contextlib.suppress(OSError, HTTPException):
+            told = error.read(MAX_REASON)
+        if error.code == 401 and told == b"Invalid key provided":  # by ours; PeerServer does not look at it
+            raise InvalidKey(
+                f"the broker {broker.url} does not serve this key", hint="is the ?key= of --server right?"
+            ) from None
         if error.code == 401:
             raise ServerError(
                 f"the broker {broker.url} does not list its peers",

@@ -282,6 +282,7 @@ class Peer(Emitter):
 
         Raises:
             ServerError: the broker does not allow it, or failed.
+            InvalidKey: it does not serve the key.
             NetworkError: none can be reached.
         """
         return await list_peers(self.brokers)

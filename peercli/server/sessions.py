@@ -121,10 +121,11 @@ class Sessions:
             max_held=self.limits.max_held,
             max_held_per_peer=self.limits.max_held_per_peer,
             shared=self.cluster is not None,
-            gone=partial(self._release_id, key.name),
+            gone=partial(self._gone, key.name),
         )
 
-    def _release_id(self, key: str, peer_id: str, token: str, socket: Socket) -> None:
+    def _gone(self, key: str, peer_id: str, token: str, socket: Socket) -> None:
+        self._log("a client has gone", socket)
         if self.cluster is not None:
             self.cluster.release(key, peer_id, socket.name, token)
 
@@ -202,6 +203,8 @@ class Sessions:
         if socket in self.sockets and not socket.closing:
             realm = socket.tenant.realm
             self._apply(realm.attach(socket, socket.peer_id, identity, self._loop.time()))
+            if realm.link_of(socket.peer_id) is socket:
+                self._log("a client has come", socket)
 
     def _refuse(self, socket: Socket, reason: str, kind: str = "ERROR") -> None:
         self._counts.rejected[reason] += 1
@@ -257,15 +260,13 @@ class Sessions:
         self._handled.clear()
 
     def leaving(self, socket: Socket) -> None:
-        """A socket is about to end: its id is free, and messages wait for who comes next by it."""
+        """A socket is about to end: its id is free, and what is for it waits for who comes next."""
         if socket.tenant is not None:
             socket.tenant.realm.detach(socket)
 
     def lost(self, socket: Socket) -> None:
         """A socket has ended."""
         self.leaving(socket)
-        if socket.tenant is not None:
-            self._log("a client has gone", socket)
         del self.sockets[socket]
         self._left(socket.address)
         if not self.sockets:

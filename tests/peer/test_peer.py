@@ -87,6 +87,9 @@ async def test_a_key_that_is_not_served(broker: str) -> None:
         with pytest.raises(InvalidKey):
             async with make("alice", f"{url}?key=wrong"):
                 pass
+        # PeerServer does not look at the key of an HTTP request: it tells that it allows no list.
+        with pytest.raises(InvalidKey if broker == "peercli" else ServerError):
+            await make("alice", f"{url}?key=wrong").list_all_peers()
 
 
 def test_an_id_that_nobody_can_have() -> None:

@@ -134,6 +134,7 @@ async def test_logs_name_nobody_unless_asked_to(named: bool) -> None:
         url = json.loads(await broker.line())["url"]
         async with client(url, "somebody") as socket:
             await send(socket, "OFFER", dst="nobody", payload={"sdp": "v=0"})
+            await broker.says("a client has come")
         await broker.says("a client has gone")
     assert ("somebody" in broker.stderr) == named
     assert "v=0" not in broker.stderr
