@@ -314,7 +314,8 @@ def _agree(credentials: Credentials, pake: SPAKE2_A | SPAKE2_B | None, said: dic
 
 
 def _transcript(session: Session, caller_said: str, callee_said: str) -> bytes:
-    parts = (session.context, caller_said.encode(), callee_said.encode())
+    # JSON can spell what UTF-8 cannot.
+    parts = (session.context, *(said.encode(errors="surrogatepass") for said in (caller_said, callee_said)))
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
 

@@ -178,6 +178,20 @@ def test_garbage_is_refused_in_one_way(garbage: Any) -> None:
             conversation.send(garbage)
 
 
+@pytest.mark.parametrize("secret", [None, "s"])
+def test_half_a_surrogate_pair_is_refused_like_other_garbage(secret: str | None) -> None:
+    """JSON can spell what UTF-8 cannot."""
+    credentials = Credentials(secret, identity=LAPTOP, known={"self": LAPTOP.public}, strict=True)
+
+    def meddle(number: int, text: str) -> str:
+        message = json.loads(text)
+        if "said" in message:
+            message["said"] = message["said"].replace("{", '{"half": "\ud800",', 1)
+        return json.dumps(message)
+
+    assert failed(talk(credentials, credentials, meddle=meddle))
+
+
 def test_messages_echoed_or_swapped_prove_nothing() -> None:
     said: list[str] = []
 
