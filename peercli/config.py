@@ -121,6 +121,8 @@ def read(path: Path, options: Mapping[str, set[str]] | None = None, *, required:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: {_lower(str(error))}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
     return _Reader(path, text, options).config(tree)
 
 

@@ -90,7 +90,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, why in cases.items():
         with pytest.raises(UsageError, match=why):
             read(path, OPTIONS, required=True)
-    for content, why in ((b"\xff", "not text in UTF-8"), (b"#" * (1 << 21), "too long")):
+    for content, why in (
+        (b"\xff", "not text in UTF-8"),
+        (b"#" * (1 << 21), "too long"),
+        (b"a = " + b"[" * 9000 + b"]" * 9000, "nested too deeply"),
+    ):
         (tmp_path / "odd").write_bytes(content)
         with pytest.raises(UsageError, match=why):
             read(tmp_path / "odd", OPTIONS, required=True)
