@@ -44,7 +44,7 @@ class Open:
 
     def pack(self) -> bytes:
         """Raises ValueError if a name is too long, or both limits are given, or one does not fit 32 bits."""
-        label, protocol = self.label.encode(), self.protocol.encode()
+        label, protocol = _encoded(self.label), _encoded(self.protocol)
         if len(label) > MAX_LABEL_SIZE or len(protocol) > MAX_LABEL_SIZE:
             raise ValueError("a data channel's label is too long")
         if self.max_retransmits is not None and self.max_packet_life_time is not None:
@@ -78,6 +78,11 @@ class Open:
             max_packet_life_time=limit if reliability == _LIMITED_LIFETIME else None,
             priority=priority,
         )
+
+
+def _encoded(name: str) -> bytes:
+    """As a browser has it (W3C USVString): half of a surrogate pair becomes U+FFFD."""
+    return name.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
 class ChannelState(Enum):

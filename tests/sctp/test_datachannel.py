@@ -38,6 +38,12 @@ def test_open_is_as_the_rfc_says() -> None:
     assert bytes([2]) == ACK
 
 
+def test_a_name_that_utf8_lacks_is_sent_as_a_browser_does() -> None:
+    opening = Open.unpack(Open("a\ud800b", "\udcff").pack())
+    assert opening is not None
+    assert (opening.label, opening.protocol) == ("a\ufffdb", "\ufffd")
+
+
 @pytest.mark.parametrize(
     "opening",
     [
