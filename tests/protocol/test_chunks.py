@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peercli.errors import ProtocolError
-from peercli.protocol.binarypack import unpack
+from peercli.protocol.binarypack import pack, unpack
 from peercli.protocol.chunks import CHUNK_SIZE, MAX_PARTIAL, MAX_PIECES, ChunkError, Reassembler, split
 
 LENGTHS = [1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE, 5 * CHUNK_SIZE + 7]
@@ -72,6 +72,13 @@ def test_an_id_can_be_used_again() -> None:
     reassembler = Reassembler()
     for seed in range(3):
         assert feed(reassembler, split(message(40_000, seed), 1)) == [message(40_000, seed)]
+
+
+def test_only_unfinished_messages_count() -> None:
+    """The limits are those of a moment, not of a connection's life."""
+    reassembler = Reassembler(max_message_bytes=500)
+    for _ in range(MAX_PIECES // 500 + 2):
+        assert feed(reassembler, map(pack, (chunk(n, 500, b"x") for n in range(500)))) == [b"x" * 500]
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,15 @@ def test_what_breaks_the_protocol_is_refused(text: str | bytes) -> None:
         decode(text)
 
 
+def test_the_longest() -> None:
+    longest = "x" * messages.MAX_ID_LENGTH
+    assert decode(json.dumps({"type": "LEAVE", "src": longest})) == Leave(longest)
+    full = '{"type":"OPEN"}'.ljust(messages.MAX_MESSAGE_LENGTH)
+    assert decode(full) == Open()
+    with pytest.raises(ProtocolError, match="of length"):
+        decode(full + " ")
+
+
 def _paths(value: object, *above: str) -> Iterator[tuple[str, ...]]:
     """The way to every field of a message."""
     if isinstance(value, dict):

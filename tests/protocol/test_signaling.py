@@ -153,6 +153,10 @@ def test_a_message_too_long_for_a_broker_is_refused() -> None:
     signaling = opened(make())
     with pytest.raises(ProtocolError):
         signaling.send(Offer("bob", "dc_1", "data", "x" * MAX_MESSAGE_LENGTH))
+    around = len(encode(Leave("")))
+    assert signaling.send(Leave("x" * (MAX_MESSAGE_LENGTH - around)))
+    with pytest.raises(ProtocolError):
+        signaling.send(Leave("x" * (MAX_MESSAGE_LENGTH - around + 1)))
 
 
 # Outages --------------------------------------------------------------------------------------
