@@ -147,6 +147,7 @@ def server(
 
     async def work(console: Console) -> None:
         import asyncio
+        import os
         import signal
 
         from peercli.server.app import Server
@@ -183,8 +184,16 @@ def server(
         if log_format is not None:
             log_to_stderr(json=log_format is LogFormat.json)
         lift_file_limit()
+        terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
         async with Server(options) as broker:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.try_reload)
+
+            def hung_up() -> None:
+                if all(map(os.isatty, terminals)):
+                    broker.try_reload()
+                else:  # it has been closed
+                    signal.raise_signal(signal.SIGTERM)
+
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
             await console.report(Serving(broker.url))
             await broker.serve_until(asyncio.Event())
 

@@ -63,7 +63,8 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 def close_frame(code: int, reason: str) -> bytes:
     """The frame that begins or answers a closing handshake; the reason is cut to what fits."""
-    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode()[: MAX_CONTROL - 2])
+    fits = reason.encode()[: MAX_CONTROL - 2].decode(errors="ignore")  # no half a character
+    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + fits.encode())
 
 
 class FrameReader:

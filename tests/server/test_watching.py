@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from peercli.server.options import Limits, ServerOptions
 from tests.brokers import redis_server, socket_url
 from tests.commands import peercli
 from tests.server.certificates import make_certificate
-from tests.server.clients import client, ends, get, receive, send
+from tests.server.clients import SOON, client, ends, get, receive, send
 
 
 def serve(limits: Limits | None = None, **options: Any) -> Server:
@@ -125,6 +127,33 @@ async def test_tls_and_reload(tmp_path: Path) -> None:
         record = json.loads(line)
         assert record.keys() >= {"time", "level", "logger", "message"}
         assert "id" not in record
+
+
+async def test_closing_its_terminal_ends_it() -> None:
+    """…though SIGHUP has another meaning for it while the terminal is there."""
+    ours, its = os.openpty()
+    command = (sys.executable, "-m", "peercli", "server", "--port", "0", "--log-format", "text")
+    process = await asyncio.create_subprocess_exec(
+        "setsid", "--ctty", *command, stdin=its, stdout=its, stderr=its
+    )
+    os.close(its)
+    try:
+        async with asyncio.timeout(3 * SOON):
+            await asyncio.to_thread(read_until, ours, b"Listening at")
+            process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(read_until, ours, b"read again")
+            os.close(ours)
+            assert await process.wait() == 143
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def read_until(terminal: int, text: bytes) -> None:
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 1024)
 
 
 @pytest.mark.parametrize("named", [False, True])
