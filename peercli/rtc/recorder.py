@@ -35,7 +35,7 @@ HOLD = 3.0  # s that is waited for sender reports
 HOLD_KIND = 10.0  # s that is waited for the first frame of the other kind
 AUDIO_LEAD = 0.06  # s that aiortc holds sound back against jitter, and pictures not
 GAP = 0.06  # s by which sound may be off before silence fills it, or it is cut
-MAX_GAP = 3600.0  # s; more is a broken clock
+MAX_AHEAD = 60.0  # s that sound may be ahead of our clock; more is a broken one, which would fill the disk
 MAX_WAITING = 90  # frames that wait to be encoded; on a machine too slow for it, pictures are left out
 STDOUT = "-"
 
@@ -306,9 +306,9 @@ class _Encoded:
     def take(self, item: _Taken) -> list[Packet[Any]]:
         self.offset = item.offset if item.offset is not None else self.offset
         self.arrival = min(self.arrival, item.arrived - float(item.frame.time or 0) - self.lead)
-        return self.encode(item.frame)
+        return self.encode(item)
 
-    def encode(self, frame: Any) -> list[Packet[Any]]:
+    def encode(self, item: _Taken) -> list[Packet[Any]]:
         raise NotImplementedError
 
     def flush(self) -> list[Packet[Any]]:
@@ -321,7 +321,8 @@ class _Pictures(_Encoded):
 
     _last: int | None = None
 
-    def encode(self, frame: Any) -> list[Packet[Any]]:
+    def encode(self, item: _Taken) -> list[Packet[Any]]:
+        frame = item.frame
         if self._last is None:
             self.first = float(frame.time)
         moment = round((float(frame.time) - self.first) / CLOCK)
@@ -344,16 +345,20 @@ class _Sound(_Encoded):
         super().__init__(stream)
         self._to_pcm = _ToPcm()
         self._samples: int | None = None
+        self._began = 0.0  # by our clock
 
-    def encode(self, frame: Any) -> list[Packet[Any]]:
-        at = float(frame.time)
+    def encode(self, item: _Taken) -> list[Packet[Any]]:
+        at = float(item.frame.time)
         if self._samples is None:
-            self.first, self._samples = at, 0
+            self.first, self._samples, self._began = at, 0, item.arrived
         gap = at - self.first - self._samples / RATE
-        if gap < -GAP or gap > MAX_GAP:
+        if gap < -GAP or at - self.first > item.arrived - self._began + MAX_AHEAD:
             return []
-        packets = self._encode(bytes(round(gap * RATE) * SAMPLE)) if gap > GAP else []
-        return packets + self._encode(self._to_pcm(frame))
+        packets: list[Packet[Any]] = []
+        silence = round(gap * RATE) if gap > GAP else 0
+        for start in range(0, silence, RATE):
+            packets += self._encode(bytes(min(RATE, silence - start) * SAMPLE))
+        return packets + self._encode(self._to_pcm(item.frame))
 
     def _encode(self, pcm: bytes) -> list[Packet[Any]]:
         packets: list[Packet[Any]] = []

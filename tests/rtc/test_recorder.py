@@ -17,6 +17,7 @@ import pytest
 
 import peercli.rtc.recorder
 from peercli.errors import StorageFailed, UsageError
+from peercli.rtc.mixer import SAMPLE
 from peercli.rtc.pattern import TONE_AMPLITUDE, TONE_PITCH, Pattern, Tone
 from peercli.rtc.recorder import Recorder, check_recording
 from peercli.rtc.terminal import Style, render, style_of
@@ -93,6 +94,23 @@ async def test_lost_sound_is_silence(tmp_path: Path) -> None:
     recording = await record(tmp_path / "out.wav", sound(3, without=range(50, 100)))
     second = [loudness(recording.samples[start : start + RATE], TONE_PITCH) for start in (0, RATE, 2 * RATE)]
     assert second == pytest.approx([TONE_AMPLITUDE, 0, TONE_AMPLITUDE], abs=0.01)
+
+
+async def test_a_far_side_whose_clock_runs_away_does_not_fill_the_disk(tmp_path: Path) -> None:
+    recorder = Recorder(str(tmp_path / "out.wav"), {"audio"})
+    for number, frame in enumerate(sound(0.2)):
+        frame.pts = number * 1_000 * RATE
+        recorder.take(frame, None)
+    assert await recorder.close()
+    assert (tmp_path / "out.wav").stat().st_size < 100 * RATE * SAMPLE
+
+
+async def test_a_long_pause_is_as_long_in_the_recording(tmp_path: Path, play: Play) -> None:
+    recorder = Recorder(str(tmp_path / "out.flac"), {"audio"})
+    play((0.0, sound(200, without=range(50, 9950)), lambda frame: recorder.take(frame, None)))
+    assert await recorder.close()
+    recording = Recording.read(tmp_path / "out.flac")
+    assert len(recording.samples) == pytest.approx(200 * RATE, rel=0.001)
 
 
 class Play:
