@@ -1,18 +1,22 @@
 """The pipe protocol: two byte streams, one each way, over one connection.
 
+A page can speak it: tests/interop/pipe.html does, in some hundred lines.
+
 The connection is PeerJS's, `serialization: "raw"`, `reliable: true`, and says what it is for in its
 metadata: `{"peercli": {"service": "pipe", "version": 1}}`. Binary messages are the stream's bytes, in
-order. Text messages are JSON objects that control it; unknown members and unknown types are ignored.
+order; messages of 65,536 bytes reach everybody. Text messages are JSON objects of up to 4,096 characters
+that control it; unknown members and unknown types are ignored.
 
 `{"type": "hello", "version": 1, "window": W, "receives": true}`
-    The first message of each side. The other may send W bytes beyond what was acknowledged;
-    `receives: false` says that nothing is wanted at all.
+    The first message of each side, without waiting for the other's. The other may send W bytes beyond what
+    was acknowledged, and none before it has heard this. `receives: false` says that nothing is wanted: then
+    the other sends its end at once. A hello of another version ends the connection.
 `{"type": "ack", "bytes": N}`, at the end `{"type": "ack", "bytes": N, "end": true}`
     N bytes, counted from the start, have been taken by the reader. A sender stops at N + W, so a slow
     reader slows the writer and nobody holds more than W bytes. (A data channel alone cannot do this
     for a browser: a page cannot leave messages unread.) An acknowledgement is owed at the latest after
-    each W/4 bytes. The last one, with `"end": true`, is owed once the reader has taken the end, too, and
-    only when all is well with it: that is what the sender's success stands on.
+    each W/4 bytes. The last one, with `"end": true`, is owed once the reader has taken the end, too (if
+    nothing was wanted, at once), and only when all is well with it: the sender's success stands on that.
 `{"type": "end", "bytes": N}`
     The stream from this side is complete, after N bytes. The other direction goes on.
 `{"type": "stop"}`
@@ -21,7 +25,8 @@ order. Text messages are JSON objects that control it; unknown members and unkno
 `{"type": "abort", "reason": R}`
     This side gives up; the connection closes.
 
-When both directions have ended and all is acknowledged, either side closes the connection.
+When both directions have ended and all is acknowledged, either side closes the connection: peercli does,
+and a page had better leave it to peercli: PeerJS's `close()` forgets what is still on its way.
 
 A peer that says nothing within three seconds, or begins with anything but a hello, is taken for a plain
 PeerJS page; so is one that connects without that metadata, and it is not said hello to either. A plain

@@ -24,7 +24,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tests import tools
 
@@ -155,6 +155,16 @@ class Browser:
         return Page(self._browsers, name)
 
 
+OPEN_EXAMPLE = """new Promise((resolve) => {
+  const frame = document.documentElement.appendChild(document.createElement("iframe"));
+  frame.onload = () => {
+    const peer = frame.contentWindow.eval("peer");
+    peer.open ? resolve(peer.id) : peer.on("open", resolve);
+  };
+  frame.src = %s;
+})"""
+
+
 class Page:
     """A page that runs stock PeerJS, with no peer yet."""
 
@@ -192,6 +202,12 @@ class Page:
     async def call(self, function: str, *arguments: Any) -> Any:
         """What `harness.function(…)` of page.js gives for JSON arguments."""
         return await self.evaluate(f"harness.{function}({', '.join(map(json.dumps, arguments))})")
+
+    async def example(self, name: str, server: str) -> str:
+        """Open an example for authors of pages, as frame 0; the id of its `peer`, which is open then."""
+        url = json.dumps(f"{name}?server={quote(server, safe='')}")
+        opened: str = await self.evaluate(OPEN_EXAMPLE % url)
+        return opened
 
     async def create(self, server: str, id: str | None = None, **options: Any) -> PagePeer:
         """A peer that is not open yet; `peer` waits for it.

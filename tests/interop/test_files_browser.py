@@ -18,15 +18,6 @@ from tests.interop.browsers import Page
 SIZES = [0, 1, 3_000_001]
 BEYOND_CREDIT = WINDOW + 1_000_000
 
-OPEN = """new Promise((resolve) => {
-  const frame = document.documentElement.appendChild(document.createElement("iframe"));
-  frame.onload = () => {
-    const peer = frame.contentWindow.eval("peer");
-    peer.open ? resolve(peer.id) : peer.on("open", resolve);
-  };
-  frame.src = "files.html?server=" + encodeURIComponent(%s);
-})"""
-
 SEND = """frames[0].eval(`(async () => {
   const bytes = new Uint8Array(${%d});
   for (let at = 0; at < bytes.length; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
@@ -48,7 +39,7 @@ async def test_page_sends(page: Page, server: str, tmp_path: Path, size: int) ->
     common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path))
     async with peercli("receive-file", *common) as receiver:
         id = (await receiver.says(" as ")).strip()
-        await page.evaluate(OPEN % json.dumps(server))
+        await page.example("files.html", server)
         digest = await page.evaluate(SEND % (size, json.dumps(id)))
         assert await receiver.exit_code() == 0
     content = (tmp_path / "from the page.bin").read_bytes()
@@ -60,7 +51,7 @@ async def test_page_is_declined(page: Page, server: str, tmp_path: Path) -> None
     common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path), "--max-size", "1k")
     async with peercli("receive-file", *common) as receiver:
         id = (await receiver.says(" as ")).strip()
-        await page.evaluate(OPEN % json.dumps(server))
+        await page.example("files.html", server)
         assert "1,024 bytes" in await page.evaluate(SEND % (1_025, json.dumps(id)))
         assert await receiver.exit_code() == 8
 
@@ -70,7 +61,7 @@ async def test_page_sends_another_digest(page: Page, server: str, tmp_path: Path
     common = ("--server", server, "--ice", "none", "--save-dir", str(tmp_path))
     async with peercli("receive-file", *common) as receiver:
         id = (await receiver.says(" as ")).strip()
-        await page.evaluate(OPEN % json.dumps(server))
+        await page.example("files.html", server)
         await page.evaluate("""frames[0].eval("sha256 = async () => '0'.repeat(64); null")""")
         assert "not what was sent" in await page.evaluate(SEND % (1_000, json.dumps(id)))
         assert await receiver.exit_code() == 9
@@ -81,7 +72,7 @@ async def test_receiver_is_interrupted(page: Page, server: str) -> None:
     """Amid the file, which goes to a pipe that nobody reads, Ctrl-C: the page is told."""
     async with peercli("receive-file", "-o", "-", "--server", server, "--ice", "none") as receiver:
         id = (await receiver.says(" as ")).strip()
-        await page.evaluate(OPEN % json.dumps(server))
+        await page.example("files.html", server)
         sending = asyncio.create_task(page.evaluate(SEND % (3_000_000, json.dumps(id))))
         await receiver.says("Receiving")
         receiver.process.send_signal(signal.SIGINT)
@@ -94,7 +85,7 @@ async def test_page_receives(page: Page, server: str, tmp_path: Path, size: int)
     """What send-file sends becomes a link in the page, to a file with the same digest."""
     source = tmp_path / "to the page.bin"
     source.write_bytes(os.urandom(size))
-    id = await page.evaluate(OPEN % json.dumps(server))
+    id = await page.example("files.html", server)
     async with peercli("send-file", id, str(source), "--server", server, "--ice", "none") as sender:
         assert await sender.exit_code() == 0
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
