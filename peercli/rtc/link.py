@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,14 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidStateError
-from aiortc.sdp import candidate_from_sdp
+from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from peercli.errors import ConnectionClosed, ConnectionLost, NegotiationFailed, PeerError, ProtocolError
 from peercli.options import IceOptions
 from peercli.rtc.channel import Channel
 from peercli.rtc.diagnosis import SILENCE_HINT, no_path, no_relay
 from peercli.rtc.ice import Agent, PairReport, gather_from_servers, show_address
-from peercli.rtc.media import Media
+from peercli.rtc.media import KINDS, Media
 from peercli.rtc.peerconnection import PeerConnection
 
 __all__ = ["Link", "Route", "Trickle"]
@@ -36,6 +37,7 @@ CANDIDATE_TIMEOUT = 15.0  # s without a working pair after the last news from th
 NEGOTIATION_TIMEOUT = 60.0  # s for all of it, however often there is news
 CHANNEL_TIMEOUT = 10.0  # s from a working path to the data channel
 MAX_REMOTE_CANDIDATES = 100  # of one connection (RFC 8445 §6.1.2.5 limits the pairs alike)
+DATA = "application"  # the kind of section that a data channel has in a description (RFC 8841)
 RELAY_TIMEOUT = 10.0  # s for the first TURN server, where nothing else is allowed
 
 
@@ -177,16 +179,10 @@ class Link:
     async def _set_remote(self, kind: str, sdp: str) -> None:
         if self._media is not None:
             self._media.check(sdp)
-        elif any(
-            line.startswith("m=") and not line.startswith("m=application ") for line in sdp.splitlines()
-        ):
-            raise ProtocolError(f"the far side's {kind} is for a call, not for data")
-        try:
+        with self._led_by(kind):
+            description = SessionDescription.parse(sdp)
+            _check_sections(kind, description, [*KINDS, DATA] if self._media else [DATA])
             await self._pc.setRemoteDescription(RTCSessionDescription(_open_ended(sdp), kind))
-        except Exception as error:  # aiortc's parser raises whatever the text leads it to
-            raise ProtocolError(
-                f"the far side's {kind} cannot be used: {str(error) or type(error).__name__}"
-            ) from error
         if self._ended.done():  # meanwhile
             raise self._ended.result()
         if self._pc.sctp is None and (self._media is None or not self._pc.getTransceivers()):
@@ -196,6 +192,20 @@ class Link:
             self._add_candidate(text)
         self._news = asyncio.get_running_loop().time()
         self._spawn(self._watch())
+
+    @contextmanager
+    def _led_by(self, kind: str) -> Iterator[None]:
+        """aiortc raises whatever the far side's text leads it to; here that is a ProtocolError."""
+        try:
+            yield
+        except PeerError:
+            raise
+        except Exception as error:
+            if self._ended.done():  # meanwhile
+                raise self._ended.result() from None
+            raise ProtocolError(
+                f"the far side's {kind} cannot be used: {str(error) or type(error).__name__}"
+            ) from error
 
     async def _describe(self) -> str:
         agent = self._agent
@@ -226,8 +236,11 @@ class Link:
         if self._media is None:
             await self._pc.setLocalDescription()
             return
-        offered = self._pc.signalingState == "have-remote-offer"
-        description = await (self._pc.createAnswer() if offered else self._pc.createOffer())
+        if self._pc.signalingState == "have-remote-offer":
+            with self._led_by("offer"):
+                description = await self._pc.createAnswer()
+        else:
+            description = await self._pc.createOffer()
         description.sdp = self._media.shape(description.sdp)
         await self._pc.setLocalDescription(description)
 
@@ -399,6 +412,25 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _check_sections(kind: str, description: SessionDescription, wanted: Sequence[str]) -> None:
+    """Refuse what aiortc would begin with, and could neither answer nor close afterwards.
+
+    Raises:
+        ProtocolError: there is a section that nobody wants, one more for data, two of one name, or a bundle
+            of none.
+    """
+    kinds = [section.kind for section in description.media]
+    if set(kinds) - set(wanted):
+        raise ProtocolError(f"the far side's {kind} is for a call, not for data")
+    if kinds.count(DATA) > 1:
+        raise ProtocolError(f"the far side's {kind} has more than one section for data")
+    mids = [section.rtp.muxId for section in description.media if section.rtp.muxId]
+    if len(mids) > len(set(mids)):
+        raise ProtocolError(f"the far side's {kind} has two sections of one name")
+    if any(group.items and group.items[0] not in mids for group in description.group):
+        raise ProtocolError(f"the far side's {kind} bundles a section that it does not have")
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +23,11 @@ from peercli.errors import (
     PeerError,
     ProtocolError,
 )
-from peercli.options import parse_ice_server
+from peercli.options import IceOptions, parse_ice_server
 from peercli.rtc import ice, link
 from peercli.rtc.datapath import SctpTransport
+from peercli.rtc.link import Link
+from peercli.rtc.media import Media
 from tests.rtc.ice_servers import coturn, fake_stun, mapped, silence
 from tests.rtc.links import End, both, connected, ends, join, without_candidates
 
@@ -283,6 +287,34 @@ async def test_an_offer_with_more_than_a_data_channel_is_refused(line_end: str) 
         sdp = sdp.replace("a=group:BUNDLE 0", "a=group:BUNDLE 0 1")
         with pytest.raises(ProtocolError):
             await other.link.answer(sdp + line_end + line_end.join(A_CALL))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda sdp: sdp.replace("a=group:BUNDLE 0", "a=group:BUNDLE nobody 0"),
+        lambda sdp: re.sub("a=(sendrecv|recvonly)\r\n", "", sdp),
+        lambda sdp: sdp.replace("a=mid:1", "a=mid:0"),
+        lambda sdp: sdp + sdp[sdp.index("m=application") :].replace("a=mid:2", "a=mid:3"),
+    ],
+    ids=["a bundle of nobody's", "no directions", "a name for two", "two for data"],
+)
+async def test_an_offer_of_a_call_that_would_mislead_aiortc(edit: Callable[[str], str]) -> None:
+    """It would begin with these, and fail later with whatever it is: when it answers, or when it closes."""
+    page, ours = (Link(IceOptions(), media=Media(), on_candidate=lambda candidate: None) for _ in range(2))
+    sdp = await page.offer("label", ordered=True)
+    assert edit(sdp) != sdp
+    with pytest.raises(ProtocolError):
+        await ours.answer(edit(sdp))
+    await ours.close()
+    await page.close()
+
+
+async def test_an_offer_with_two_data_sections_is_refused() -> None:
+    async with ends() as (one, other):
+        sdp = await one.link.offer("label", ordered=True)
+        with pytest.raises(ProtocolError):
+            await other.link.answer(sdp + sdp[sdp.index("m=") :].replace("a=mid:0", "a=mid:1"))
 
 
 # Failure, in time -----------------------------------------------------------------------------
