@@ -520,6 +520,15 @@ def test_silence_is_asked_about_and_then_taken_for_the_end() -> None:
     assert receiver.tick(101.0 + DEAD_AFTER) > 101.0 + DEAD_AFTER
 
 
+def test_who_asks_without_listening_gets_one_answer() -> None:
+    receiver = Receiver(NameRules(), 0.0)
+    receiver.received(hello("sender"), 0.0)
+    receiver.outbox.clear()
+    for _ in range(1_000):
+        receiver.received(control("ping"), 1.0)
+    assert receiver.outbox == [control("pong")]
+
+
 def test_a_ping_is_answered_and_sending_counts_as_life() -> None:
     sender = Sender([Entry(("a",))], "x", 0.0)
     sender.received(hello("receiver"), 0.0)
