@@ -235,7 +235,8 @@ class Pipe:
             data = _as_bytes(message)
             if not self._plain:
                 self._in.arrive(len(data))
-            self._arrivals.put_nowait(data)
+            if data:  # else it would cost nothing of the window, and could pile up without end
+                self._arrivals.put_nowait(data)
 
     def _control(self, control: Control | None) -> None:
         match control:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError, StorageFailed
-from peercli.protocol.pipe import METADATA, WINDOW
+from peercli.protocol.pipe import METADATA, WINDOW, End, Hello, encode
 from peercli.services.pipe import Pipe
 from tests.peer.peers import until
 
@@ -215,3 +215,21 @@ async def test_nothing_is_wanted() -> None:
     pipe = Pipe(here, source, sink)
     assert await run(pipe, Pipe(there, Source(b"only this"), None)) == [None, None]
     assert (pipe.sent, sink.taken) == (0, b"only this")
+
+
+async def test_empty_messages_do_not_pile_up() -> None:
+    here, there = line()
+    sink = Sink()
+    sink.may.clear()
+    receiving = Pipe(there, None, sink)
+    running = asyncio.create_task(receiving.run())
+    await here.send(encode(Hello(WINDOW, receives=False)))
+    for message in (b"a", *[b""] * 1_000, b"z", encode(End(2))):
+        await here.send(message)
+    await until(there._inbox.empty)
+    assert receiving._arrivals.qsize() <= 3
+    sink.may.set()
+    await until(sink.closed.is_set)
+    assert sink.taken == b"az"
+    running.cancel()
+    await asyncio.wait([running])
