@@ -589,6 +589,17 @@ async def test_tls(certificate: tuple[Path, Path]) -> None:
         writer.close()
 
 
+async def test_tls_handshake_that_never_ends_is_dropped(certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    async with serve(Limits(http_idle=0.2), tls_cert=cert, tls_key=key) as server:
+        for begun in (b"", b"\x16\x03\x01\x02\x00\x01\x00"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(begun)
+            async with asyncio.timeout(SOON):
+                assert await reader.read() == b""
+            writer.close()
+
+
 async def test_tls_that_cannot_be(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     _, other = make_certificate(tmp_path, "other")
