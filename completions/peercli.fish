@@ -233,7 +233,7 @@ complete -c peercli -n '__fish_seen_subcommand_from pair' -l config -r -F -d 'Ta
 complete -c peercli -n '__fish_seen_subcommand_from pair' -l profile -x -a '(peercli complete profiles (commandline -ct) 2>/dev/null)' -d 'Take this profile of them.'
 complete -c peercli -n '__fish_seen_subcommand_from pair' -l help -s h -d 'Show this message and exit.'
 complete -c peercli -n '__fish_seen_subcommand_from pair' -a '(peercli complete ids (commandline -ct) 2>/dev/null)'
-complete -c peercli -n '__fish_seen_subcommand_from server' -l host -x -d 'Where to listen.'
+complete -c peercli -n '__fish_seen_subcommand_from server' -l host -x -d 'Where to listen; :: is everywhere.'
 complete -c peercli -n '__fish_seen_subcommand_from server' -l port -x -d 'Port to listen on; 0 for a free one.'
 complete -c peercli -n '__fish_seen_subcommand_from server' -l path -x -d 'Prefix of its addresses.'
 complete -c peercli -n '__fish_seen_subcommand_from server' -l key -x -d 'The API key that clients name.'

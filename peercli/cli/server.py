@@ -32,7 +32,9 @@ def _option(name: str, metavar: str | None, help: str, panel: str) -> Any:
 
 
 def server(
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; :: is everywhere.")
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", metavar="PORT", help="Port to listen on; 0 for a free one.")
     ] = 9000,

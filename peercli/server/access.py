@@ -169,7 +169,7 @@ def _key(options: ServerOptions, secret: bytes, name: str, settings: object) -> 
     limit = settings.get("concurrent_limit", options.concurrent_limit)
     rate = settings.get("message_rate", options.limits.key_message_rate)
     origins, ids = settings.get("origins", options.origins), settings.get("ids", {})
-    if limit < 1 or rate <= 0:
+    if limit < 1 or not rate > 0:  # nor may it be no number
         raise ValueError(f"the limits of the key {name!r} let nobody in")
     if not all(isinstance(text, str) for text in (*origins, *ids.values())):
         raise ValueError(f"origins and tokens of the key {name!r} must be strings")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 
 from peercli.errors import UsageError
@@ -79,6 +79,8 @@ class ServerOptions:
             raise UsageError(f"port {self.port} is not between 0 and 65535")
         if not self.key or "/" in self.key:
             raise UsageError(f"{self.key!r} cannot be a key: it stands in URLs as one part of the path")
+        if not all(map(isfinite, (self.expire_timeout, self.alive_timeout, self.drain, self.turn_lifetime))):
+            raise UsageError("a time must be a number of seconds")
         if self.expire_timeout <= 0 or self.alive_timeout <= 0:
             raise UsageError("a timeout must be longer than 0 seconds")
         if self.concurrent_limit < 1:

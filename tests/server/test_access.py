@@ -139,6 +139,7 @@ def test_keys_file(tmp_path: Path) -> None:
         "[keys.a]\nconcurrent_limit = 0",
         "[keys.a]\nconcurrent_limit = true",
         "[keys.a]\nmessage_rate = -1",
+        "[keys.a]\nmessage_rate = nan",
         "[keys.a]\norigins = [7]",
         "[keys.a]\nunknown = 1",
         "[keys.a.ids]\nx = 7",
