@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peercli.errors import MessageTooBig, ProtocolError, UsageError
-from peercli.protocol import binarypack
+from peercli.protocol import binarypack, messagepack
 from peercli.protocol.chunks import CHUNK_SIZE, split
 from peercli.protocol.codecs import (
     CLOSE,
@@ -448,6 +448,18 @@ def test_what_one_serialization_cannot_carry(serialization: str, value: Any) -> 
 def test_messages_that_are_too_big(serialization: str) -> None:
     with pytest.raises(MessageTooBig):
         make_codec(serialization).encode(bytes(MAX_MESSAGE_BYTES))
+
+
+def test_limits_of_msgpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messagepack, "MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(messagepack, "MAX_VALUES", 100)
+    for most in (bytes(997), [0] * 100):
+        assert transfer(most, "MsgPack") == [most]
+    with pytest.raises(MessageTooBig):
+        transfer(bytes(998), "MsgPack")
+    for more in (bytes(998), [0] * 101):
+        with pytest.raises(ProtocolError):
+            make_codec("MsgPack").decode(msgpack.packb(more))
 
 
 @pytest.mark.parametrize("serialization", STRUCTURED)
