@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from peercli.errors import MessageTooBig, UsageError
+from peercli.protocol import binarypack
 from peercli.protocol.binarypack import UNDEFINED, UnpackError, pack, unpack
 from peercli.protocol.values import MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_VALUES
 from tests.protocol import strategies
@@ -273,6 +274,23 @@ def test_limits_of_pack() -> None:
     for big in (bytes(MAX_MESSAGE_BYTES + 1), [half, half]):
         with pytest.raises(MessageTooBig):
             pack(big)
+
+
+def test_the_longest_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binarypack, "MAX_MESSAGE_BYTES", 1000)
+    for longest in (bytes(997), [bytes(498), bytes(495)]):
+        assert unpack(pack(longest)) == longest
+    with pytest.raises(MessageTooBig):
+        pack([bytes(498), bytes(496)])
+    with pytest.raises(UnpackError, match="bigger"):
+        unpack(b"\xda\x03\xe6" + bytes(998))
+
+
+@pytest.mark.parametrize(
+    "many", [[[]] * 1000, [{}] * 1000, [{"a": [[]]}] * 1000, {str(n): [] for n in range(1000)}], ids=range(4)
+)
+def test_siblings_are_not_nested(many: Any) -> None:
+    assert unpack(pack(many)) == many
 
 
 # Hostile bytes --------------------------------------------------------------------------------
