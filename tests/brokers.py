@@ -4,8 +4,8 @@
     async with our_server(expire_timeout=1) as url: ...
 
 Both take PeerServer's options, with times in seconds, listen on 127.0.0.1, and give their base URL. Leaving
-the block ends the broker: PeerServer is killed, ours takes its leave. To come back at the same place, enter
-another one with `port=port_of(url)`.
+the block ends the broker: PeerServer is killed, ours takes its leave; `our_process`, which is ours too, is
+killed. To come back at the same place, enter another one with `port=port_of(url)`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -22,8 +23,18 @@ from urllib.parse import urlencode, urlsplit
 from peercli.server.app import Server
 from peercli.server.options import ServerOptions
 from tests import tools
+from tests.commands import peercli
 
-__all__ = ["BROKERS", "BrokerFactory", "our_server", "peerserver", "port_of", "redis_server", "socket_url"]
+__all__ = [
+    "BROKERS",
+    "BrokerFactory",
+    "our_process",
+    "our_server",
+    "peerserver",
+    "port_of",
+    "redis_server",
+    "socket_url",
+]
 
 BrokerFactory = Callable[..., AbstractAsyncContextManager[str]]
 
@@ -90,6 +101,15 @@ async def our_server(*, port: int = 0, **options: Any) -> AsyncIterator[str]:
             options[name] = Path(options[name])
     async with Server(ServerOptions(port=port, **options)) as server:
         yield server.url
+
+
+@asynccontextmanager
+async def our_process(*, port: int = 0, **options: Any) -> AsyncIterator[str]:
+    """`peercli server`, as a shell runs it."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    async with peercli("server", f"--port={port}", *given, stdout=DEVNULL) as server:
+        yield await server.says("Listening at ")
+        server.kill()
 
 
 @asynccontextmanager

@@ -109,7 +109,9 @@ class BinaryCodec:
 
 
 class JsonCodec:
-    """`json`: JSON in UTF-8 as binary messages, under CHUNK_SIZE.
+    """`json`: JSON in UTF-8 under CHUNK_SIZE, as binary messages; to who sends text, as text.
+
+    PeerJS before 1.5 sends text, and reads nothing else. Since 1.5 it reads nothing but binary messages.
 
     A datetime with a time zone is sent as JavaScript's Date.toJSON, `UNDEFINED` as null. NaN and infinities
     are refused: JavaScript makes them null. An empty message is how PeerJS sends a bare `undefined`.
@@ -117,12 +119,13 @@ class JsonCodec:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._speaks_text = False
 
-    def encode(self, value: Any) -> Iterable[bytes]:
+    def encode(self, value: Any) -> Iterable[bytes | str]:
         _check_not_close(value)
         return [self._dump(value)]
 
-    def _dump(self, value: Any) -> bytes:
+    def _dump(self, value: Any) -> bytes | str:
         check_shape(value)
         try:
             text = _JSON.encode(value)
@@ -134,9 +137,10 @@ class JsonCodec:
             raise MessageTooBig(
                 f"a JSON message must stay under {CHUNK_SIZE} bytes", hint="use the binary serialization"
             )
-        return encoded
+        return encoded.decode() if self._speaks_text else encoded
 
     def decode(self, wire: bytes | str) -> list[Any]:
+        self._speaks_text = isinstance(wire, str)
         if len(wire) > MAX_JSON_RECEIVED:
             raise ProtocolError(f"a JSON message is bigger than {MAX_JSON_RECEIVED} bytes")
         if not wire:
@@ -150,7 +154,7 @@ class JsonCodec:
             raise ProtocolError(f"a JSON message cannot be read: {fault}")
         return [CLOSE] if _is_close(value) else [value]
 
-    def encode_close(self) -> Iterable[bytes]:
+    def encode_close(self) -> Iterable[bytes | str]:
         return [self._dump(_CLOSE_MESSAGE)]
 
 

@@ -237,6 +237,7 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 payload.get("auth") is True,
             )
         case "OFFER":
+            serialization = _text(payload.get("serialization", "binary"), "serialization", MAX_ID_LENGTH)
             return Offer(
                 _id(peer, "src"),
                 _id(payload.get("connectionId"), "connectionId"),
@@ -245,7 +246,7 @@ def decode(text: str | bytes) -> BrokerMessage | None:
                 _metadata(payload),
                 _text(payload.get("label", ""), "label", MAX_LABEL_LENGTH),
                 bool(payload.get("reliable")),
-                _text(payload.get("serialization", "binary"), "serialization", MAX_ID_LENGTH),
+                "raw" if serialization == "none" else serialization,  # as PeerJS called it before 1.5
                 payload.get("auth") is True,
                 **_ours(payload),
             )

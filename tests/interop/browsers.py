@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections import defaultdict
@@ -62,7 +63,7 @@ class Browsers:
     """The process that drives browsers, and the site that their pages come from."""
 
     def __init__(self) -> None:
-        self._site = _Site(tools.INTEROP, tools.node_modules() / "peerjs" / "dist")
+        self._site = _Site(tools.INTEROP, tools.node_modules())
         self._process = subprocess.Popen(
             [tools.program("node"), tools.INTEROP / "driver.mjs"],
             stdin=subprocess.PIPE,
@@ -100,7 +101,7 @@ class Browsers:
         """
         path = tools.program(*BROWSERS[browser])
         answer = self.ask("launch", browser=browser, executable=path, **options).result(STARTS_WITHIN)
-        return Browser(self, answer["browser"], answer["version"], self._site.url)
+        return Browser(self, answer["browser"], answer["version"], answer["pid"], self._site.url)
 
     def ask(self, op: str, **parameters: Any) -> Future[Any]:
         """Send the driver a request; the future holds its answer, or BrowserError."""
@@ -137,10 +138,11 @@ class Browser:
         version: as the browser says it.
     """
 
-    def __init__(self, browsers: Browsers, name: str, version: str, url: str) -> None:
+    def __init__(self, browsers: Browsers, name: str, version: str, pid: int, url: str) -> None:
         self.name = name
         self.version = version
         self._browsers = browsers
+        self._pid = pid
         self._url = url
 
     def __enter__(self) -> Self:
@@ -149,10 +151,16 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self._browsers.ask("close", name=self.name).result(ANSWERS_WITHIN)
 
-    def open(self) -> Page:
-        """A fresh page of page.html."""
-        name = self._browsers.ask("open", browser=self.name, url=self._url).result(ANSWERS_WITHIN)
-        return Page(self._browsers, name)
+    def open(self, peerjs: str = "peerjs") -> Page:
+        """A fresh page of page.html, which runs that npm package."""
+        url = f"{self._url}{peerjs}/page.html"
+        return Page(
+            self._browsers, self._browsers.ask("open", browser=self.name, url=url).result(ANSWERS_WITHIN)
+        )
+
+    def kill(self) -> None:
+        """End all of it at once, as a crash would."""
+        os.killpg(self._pid, signal.SIGKILL)
 
 
 OPEN_EXAMPLE = """new Promise((resolve) => {
@@ -180,6 +188,10 @@ class Page:
         self._browsers.ask("close", name=self.name).result(ANSWERS_WITHIN)
         self._browsers.console.pop(self.name, None)
 
+    async def reload(self) -> None:
+        """Begin anew, as a user does with F5: its peers are gone without a word."""
+        await self._ask("reload")
+
     @property
     def console(self) -> list[str]:
         """What the page printed or threw, a line each, so far."""
@@ -191,13 +203,15 @@ class Page:
         Raises:
             BrowserError: it threw, or took too long; with what the page printed.
         """
-        answer = asyncio.wrap_future(self._browsers.ask("evaluate", page=self.name, expression=expression))
         try:
-            async with asyncio.timeout(ANSWERS_WITHIN):
-                return await answer
+            return await self._ask("evaluate", expression=expression)
         except (BrowserError, TimeoutError) as error:
             printed = "\n".join(self.console) or "nothing"
             raise BrowserError(f"{expression[:300]}\n{error!r}\n{self.name} printed:\n{printed}") from None
+
+    async def _ask(self, op: str, **parameters: Any) -> Any:
+        async with asyncio.timeout(ANSWERS_WITHIN):
+            return await asyncio.wrap_future(self._browsers.ask(op, page=self.name, **parameters))
 
     async def call(self, function: str, *arguments: Any) -> Any:
         """What `harness.function(…)` of page.js gives for JSON arguments."""
@@ -347,6 +361,10 @@ class PageConnection(_Named):
         """Send values, in order."""
         await self.page.call("send", self.name, values)
 
+    async def send_and_close(self, *values: Tagged) -> None:
+        """Send values, and close this end before anything else can happen."""
+        await self.page.call("sendAndClose", self.name, values)
+
     async def receive(self, count: int = 1) -> list[Tagged]:
         """The next `count` values that come."""
         return await self._next("data", count, "received")
@@ -361,11 +379,11 @@ class PageConnection(_Named):
 
 
 class _Site:
-    """Files over HTTP on a free loopback port: those of the harness, and PeerJS's."""
+    """The harness's pages over HTTP on a free loopback port: below NAME/, with the PeerJS of that package."""
 
-    def __init__(self, *folders: Path) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, folders))
-        self.url = f"http://127.0.0.1:{self._server.server_port}/page.html"
+    def __init__(self, pages: Path, packages: Path) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, pages, packages))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
         self._thread.start()
 
@@ -376,13 +394,15 @@ class _Site:
 
 
 class _Files(SimpleHTTPRequestHandler):
-    def __init__(self, folders: tuple[Path, ...], *arguments: Any) -> None:
-        self._folders = folders
+    def __init__(self, pages: Path, packages: Path, *arguments: Any) -> None:
+        self._pages = pages
+        self._packages = packages
         super().__init__(*arguments)
 
     def translate_path(self, path: str) -> str:
-        name = Path(urlsplit(path).path).name
-        found = (folder / name for folder in self._folders if (folder / name).is_file())
+        asked = Path(urlsplit(path).path)
+        folders = (self._pages, *(self._packages / name / "dist" for name in (asked.parent.name, "peerjs")))
+        found = (folder / asked.name for folder in folders if (folder / asked.name).is_file())
         return str(next(found, "/nonexistent"))
 
     def log_message(self, *_: object) -> None:

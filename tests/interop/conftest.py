@@ -17,13 +17,14 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from tests.brokers import BROKERS, BrokerFactory
+from tests.brokers import BrokerFactory, our_process, peerserver
 from tests.commands import peercli
 from tests.interop.browsers import BROWSERS, Browser, Browsers, Page
 from tests.interop.table import Table
 
 T = TypeVar("T")
 
+BROKERS: dict[str, BrokerFactory] = {"peerserver": peerserver, "peercli": our_process}
 STARTS_WITHIN = 60.0  # s; a broker or a command, on a busy machine
 TABLE = pytest.StashKey[Table]()
 
@@ -52,7 +53,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture(params=list(BROKERS))
 def broker(request: pytest.FixtureRequest) -> BrokerFactory:
-    """A broker to start: the real PeerServer, and again ours."""
+    """A broker to start: the real PeerServer, and again ours. Both are killed in the end."""
     return BROKERS[request.param]
 
 

@@ -1,8 +1,9 @@
 // Drives real browsers for the tests: one JSON object a line, requests on stdin, answers and events on stdout.
 //
-//   {"id", "op": "launch", "browser": "chromium"|"firefox", "executable", "stranger", "args", "prefs"} -> {"browser", "version"}
+//   {"id", "op": "launch", "browser": "chromium"|"firefox", "executable", "stranger", "args", "prefs"} -> {"browser", "version", "pid"}
 //   {"id", "op": "open", "browser", "url"}                -> the page's name
 //   {"id", "op": "evaluate", "page", "expression"}        -> the JSON value that the expression (or its promise) comes to
+//   {"id", "op": "reload", "page"}                        -> null, once the page has loaded again
 //   {"id", "op": "close", "name": a page or a browser}    -> null
 //
 // Pages are trusted with camera and microphone, unless the browser is launched as a `stranger`: then they see
@@ -57,7 +58,7 @@ const operations = {
     const browser = await puppeteer.launch(launchOptions(request));
     const name = `${request.browser}-${++made}`;
     open.set(name, browser);
-    return { browser: name, version: await browser.version() };
+    return { browser: name, version: await browser.version(), pid: browser.process().pid };
   },
 
   async open({ browser, url }) {
@@ -72,6 +73,11 @@ const operations = {
 
   async evaluate({ page, expression }) {
     return (await open.get(page).evaluate(expression)) ?? null;
+  },
+
+  async reload({ page }) {
+    await open.get(page).reload();
+    return null;
   },
 
   async close({ name }) {

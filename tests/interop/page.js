@@ -231,6 +231,8 @@ async function seen(name) {
 }
 
 window.harness = {
+  get,
+
   // Make a peer called `name`; the connections and calls that come to it are called name:1, name:2, …
   peer(name, id, options) {
     const peer = new Peer(id ?? undefined, { serializers: { MsgPack }, ...options });
@@ -264,6 +266,18 @@ window.harness = {
   // Send every value, in order: a Blob takes PeerJS a moment to read.
   async send(connection, values) {
     for (const value of values) await get(connection).subject.send(decode(value));
+  },
+
+  sendAndClose(connection, values) {
+    for (const value of values) get(connection).subject.send(decode(value));
+    get(connection).subject.close();
+  },
+
+  // When the browser has told all addresses that a peer's connections can be reached at.
+  async gathered(peer) {
+    const connections = Object.values(get(peer).subject.connections).flat();
+    while (!connections.every(({ peerConnection }) => peerConnection.iceGatheringState === "complete"))
+      await new Promise((resolve) => setTimeout(resolve, 20));
   },
 
   // Send back what comes, from now on and what has come already.

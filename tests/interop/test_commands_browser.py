@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import port_of
+from tests.brokers import BrokerFactory, port_of
 from tests.commands import Command, peercli
 from tests.interop.browsers import Page, PageConnection
 from tests.interop.values import SERIALIZATIONS, counted, data, differences, sendable
@@ -18,6 +18,13 @@ from tests.interop.values import SERIALIZATIONS, counted, data, differences, sen
 def shell(server: str, *arguments: str, stdout: int = PIPE) -> AbstractAsyncContextManager[Command]:
     """`peercli ARGUMENTS` at this broker; no address is asked of anybody."""
     return peercli(*arguments, stdout=stdout, env={"PEERCLI_SERVER": server, "PEERCLI_ICE": "none"})
+
+
+async def event(command: Command, name: str) -> dict[str, Any]:
+    """The next event of that name that a command with --json prints."""
+    while (found := json.loads(await command.line()))["event"] != name:
+        pass
+    return dict(found)
 
 
 @pytest.mark.parametrize("serialization", SERIALIZATIONS)
@@ -53,22 +60,16 @@ async def test_listen_prints(page: Page, server: str) -> None:
 async def test_listen_tells_all_in_json(page: Page, server: str) -> None:
     """With --json, the page's connection, message and end are events."""
     async with shell(server, "listen", "--json") as listen:
-
-        async def event(name: str) -> dict[str, Any]:
-            while (found := json.loads(await listen.line()))["event"] != name:
-                pass
-            return dict(found)
-
-        opened = await event("open")
+        opened = await event(listen, "open")
         theirs = await page.peer(server)
         options = {"label": "a label", "metadata": {"a": [1]}, "serialization": "json"}
         there = await theirs.connect(opened["id"], **options)
         ends = {"peer": theirs.id, "connection": there.facts["connectionId"]}
-        assert (await event("connection")).items() >= (ends | options).items()
+        assert (await event(listen, "connection")).items() >= (ends | options).items()
         await there.send({"deep": [1, None]})
-        assert (await event("data")).items() >= (ends | {"data": {"deep": [1, None]}}).items()
+        assert (await event(listen, "data")).items() >= (ends | {"data": {"deep": [1, None]}}).items()
         await there.close()
-        assert (await event("close")).items() >= ends.items()
+        assert (await event(listen, "close")).items() >= ends.items()
 
 
 async def test_connect(page: Page, server: str) -> None:
@@ -168,27 +169,24 @@ async def test_pipe_with_a_plain_page(page: Page, server: str) -> None:
         assert await pipe.exit_code() == 0
 
 
-async def test_listen_outlives_a_killed_broker(page: Page) -> None:
-    """Our broker is killed and started again: open connections stay, and `listen` comes back for new ones."""
+async def test_listen_outlives_a_killed_broker(page: Page, broker: BrokerFactory) -> None:
+    """Open connections stay, and `listen` comes back for new ones, under its id."""
     async with AsyncExitStack() as life:
-        broker = await life.enter_async_context(peercli("server", "--port", "0"))
-        server = await broker.says("Listening at ")
-        listen = await life.enter_async_context(shell(server, "listen", "--echo", stdout=DEVNULL))
-        id = await listen.says("Listening as ")
-        theirs = await page.peer(server)
-        there = await theirs.connect(id)
-        broker.kill()
+        async with broker() as server:
+            listen = await life.enter_async_context(shell(server, "listen", "--echo", stdout=DEVNULL))
+            id = await listen.says("Listening as ")
+            theirs = await page.peer(server)
+            there = await theirs.connect(id)
         await theirs.happened("disconnected")
         await there.send("meanwhile")
         assert await there.receive() == ["meanwhile"]
-        again = await life.enter_async_context(peercli("server", "--port", str(port_of(server))))
-        await again.says("Listening at ")
-        assert await listen.says("Listening as ") == id
-        await theirs.tell("reconnect")
-        assert await theirs.happened("open") == theirs.id
-        for connection in (there, await theirs.connect(id)):
-            await connection.send("afterwards")
-            assert await connection.receive() == ["afterwards"]
+        async with broker(port=port_of(server)):
+            assert await listen.says("Listening as ") == id
+            await theirs.tell("reconnect")
+            assert await theirs.happened("open") == theirs.id
+            for connection in (there, await theirs.connect(id)):
+                await connection.send("afterwards")
+                assert await connection.receive() == ["afterwards"]
 
 
 async def test_a_page_can_prove_nothing(page: Page, server: str) -> None:

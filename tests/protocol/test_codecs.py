@@ -167,6 +167,14 @@ def test_json_is_read_from_text_and_bytes() -> None:
     assert len(make_codec("json").decode(f'"{"x" * 100_000}"')[0]) == 100_000
 
 
+def test_json_answers_in_the_kind_of_message_that_it_gets() -> None:
+    codec = make_codec("json")
+    for wire in ('["é"]', '["é"]'.encode(), '["é"]'):
+        value = codec.decode(wire)[0]
+        assert list(codec.encode(value)) == [wire]
+        assert {type(sent) for sent in codec.encode_close()} == {type(wire)}
+
+
 def test_msgpack_is_a_stream_in_pieces() -> None:
     wire = list(make_codec("MsgPack").encode(FIVE_MB))
     assert {len(message) for message in wire[:-1]} == {STREAM_PIECE}
