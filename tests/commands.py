@@ -16,6 +16,8 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
+import psutil
+
 from tests.schema import check
 
 __all__ = ["Command", "peercli"]
@@ -137,6 +139,13 @@ class Command:
                 self.process.stdin.close()
                 with suppress(BrokenPipeError, ConnectionResetError):  # it did not read all it was given
                     await self.process.stdin.wait_closed()
+
+    def memory(self) -> int:
+        """The bytes that it has in memory; none when it has ended."""
+        try:
+            return psutil.Process(self.process.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return 0
 
     def kill(self) -> None:
         """End it as a crash would."""

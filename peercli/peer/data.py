@@ -26,6 +26,7 @@ __all__ = ["DataConnection"]
 logger = logging.getLogger(__name__)
 
 MAX_UNREAD = 64  # messages decoded ahead of the reader
+MAX_UNREAD_BYTES = 4 << 20  # that these may have been on the wire; one message may be more
 FLUSH_CLOSE_TIMEOUT = 5.0  # s the far side has to act on a flush-close
 FLUSH_TIMEOUT = 30.0  # s what was sent has to be acknowledged, on the way to closing
 
@@ -74,7 +75,8 @@ class DataConnection(Connection):
         self.serialization = offer.serialization
         self.reliable = reliable
         self._channel: Channel | None = None
-        self._unread: asyncio.Queue[Any] = asyncio.Queue()
+        self._unread: asyncio.Queue[tuple[Any, int]] = asyncio.Queue()  # with bytes on the wire
+        self._unread_bytes = 0
         self._room = asyncio.Event()
         self._sending = asyncio.Lock()
         self._begun: deque[Wire | memoryview] = deque()  # the rest of a message whose `send` was cancelled
@@ -186,10 +188,11 @@ class DataConnection(Connection):
             PeerError: why the connection has ended; what came before is returned first.
         """
         await self.opened()
-        value = await self._unread.get()
+        value, size = await self._unread.get()
         if isinstance(value, _End):
-            self._unread.put_nowait(value)
+            self._unread.put_nowait((value, size))
             raise value.error
+        self._unread_bytes -= size
         self._room.set()
         return value
 
@@ -223,30 +226,36 @@ class DataConnection(Connection):
         await self._read(channel)
 
     def _ended(self, error: PeerError) -> None:
-        self._unread.put_nowait(_End(error))
+        self._unread.put_nowait((_End(error), 0))
 
     async def _read(self, channel: Channel) -> None:
+        size = 0
         async for wire in channel:
+            size += len(wire)
             for value in self._codec.decode(wire):
                 if value is CLOSE:
                     return
                 while self._is_full() and not self._discard:
                     self._room.clear()
                     await self._room.wait()
-                self._unread.put_nowait(value)
+                self._unread.put_nowait((value, size))
+                self._unread_bytes += size
+                size = 0
                 self._deliver()
 
     def _is_full(self) -> bool:
         """Whether the reader, or the listeners to `data` that are coroutines, must be waited for."""
-        return max(self._unread.qsize(), len(self._running)) >= MAX_UNREAD
+        waiting = max(self._unread.qsize(), len(self._running))
+        return waiting >= MAX_UNREAD or self._unread_bytes >= MAX_UNREAD_BYTES
 
     def _deliver(self) -> None:
         """Give to the listeners of `data` what is unread."""
         while self.listeners("data") and not self._unread.empty():
-            value = self._unread.get_nowait()
+            value, size = self._unread.get_nowait()
             if isinstance(value, _End):
-                self._unread.put_nowait(value)
+                self._unread.put_nowait((value, size))
                 return
+            self._unread_bytes -= size
             self.emit("data", value)
 
     def _add(self, event: str, listener: Listener | None, *, once: bool) -> Any:

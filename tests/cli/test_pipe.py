@@ -65,12 +65,12 @@ async def test_200_mb_from_file_to_file(shell: Shell, tmp_path: Path) -> None:
             await waiting.says("Listening as")
             async with shell.peercli("pipe", box, "--json", stdin=stdin) as calling:
                 await calling.says('"connection"')
-                before = memory(calling), memory(waiting)
+                before = calling.memory(), waiting.memory()
                 most = before
                 while waiting.process.returncode is None:
                     async with asyncio.timeout(180):
                         await asyncio.sleep(0.2)
-                    most = max(most[0], memory(calling)), max(most[1], memory(waiting))
+                    most = max(most[0], calling.memory()), max(most[1], waiting.memory())
                 assert await calling.exit_code() == 0
     assert waiting.process.returncode == 0, waiting.stderr
     with source.open("rb") as sent, copy.open("rb") as received:
@@ -78,14 +78,6 @@ async def test_200_mb_from_file_to_file(shell: Shell, tmp_path: Path) -> None:
             hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(received, "sha256").digest()
         )
     assert [now - then < FLAT for now, then in zip(most, before, strict=True)] == [True, True], (before, most)
-
-
-def memory(command: Command) -> int:
-    """The bytes that a process has in memory; none when it has ended."""
-    try:
-        return psutil.Process(command.process.pid).memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
 
 
 async def test_half_close_either_way(shell: Shell) -> None:
@@ -121,13 +113,13 @@ async def test_slow_reader(shell: Shell) -> None:
                     while calling.process.stdin.transport.get_write_buffer_size() > total - WINDOW // 2:  # noqa: ASYNC110
                         await asyncio.sleep(0.1)
                     await standing_still(calling, waiting)
-                before = memory(calling) + memory(waiting)
+                before = calling.memory() + waiting.memory()
                 await waiting.write(b"against the stream")
                 waiting.end_input()
                 assert await calling.read() == b"against the stream"
                 unwritten = calling.process.stdin.transport.get_write_buffer_size()
                 assert unwritten > total - 3 * WINDOW
-                assert memory(calling) + memory(waiting) - before < FLAT
+                assert calling.memory() + waiting.memory() - before < FLAT
                 assert len(await asyncio.to_thread(reader.read)) == total
                 assert (await calling.exit_code(), await waiting.exit_code()) == (0, 0)
 

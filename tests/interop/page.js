@@ -231,8 +231,6 @@ async function seen(name) {
 }
 
 window.harness = {
-  get,
-
   // Make a peer called `name`; the connections and calls that come to it are called name:1, name:2, …
   peer(name, id, options) {
     const peer = new Peer(id ?? undefined, { serializers: { MsgPack }, ...options });
@@ -266,6 +264,16 @@ window.harness = {
   // Send every value, in order: a Blob takes PeerJS a moment to read.
   async send(connection, values) {
     for (const value of values) await get(connection).subject.send(decode(value));
+  },
+
+  // How many messages wait in PeerJS, once they have not become fewer for so long.
+  async stuck(connection, milliseconds) {
+    const { subject } = get(connection);
+    for (let before = Infinity; before !== subject.bufferSize; ) {
+      before = subject.bufferSize;
+      await new Promise((resolve) => setTimeout(resolve, milliseconds));
+    }
+    return subject.bufferSize;
   },
 
   sendAndClose(connection, values) {

@@ -1,10 +1,10 @@
-"""Pages as users have them: they crash, flood, hang, leave in the middle, come too early, or run an old PeerJS."""
+"""Pages as users have them: they crash, flood, hang, leave, come too early, or run an old PeerJS."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AbstractAsyncContextManager
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import pytest
 from peercli.errors import ConnectionClosed, PeerUnavailable
 from peercli.rtc.ice import host_addresses
 from tests.brokers import BrokerFactory, our_server
-from tests.commands import Command, peercli
 from tests.interop.browsers import BROWSERS, Browser, Browsers, Page
 from tests.interop.test_commands_browser import HELLO, event, shell
 from tests.interop.test_peercli_browser import collected, from_page, our_peer, soon, talks, to_page
-from tests.interop.values import SERIALIZATIONS, counted, data, large
+from tests.interop.values import SERIALIZATIONS, data
 from tests.rtc.ice_servers import coturn
+
+FLAT = 40_000_000  # bytes by which `listen` may grow: 16 MiB of receive window, and what is decoded of it
+BUSY = "(() => { const began = performance.now(); while (performance.now() - began < 2000); })()"
 
 
 @pytest.mark.parametrize("browser", BROWSERS)
@@ -109,6 +111,35 @@ async def test_a_page_sends_and_closes_at_once(page: Page, server: str) -> None:
         assert received == values[: len(received)]
 
 
+async def test_a_page_is_faster_than_our_reader(page: Page) -> None:
+    """The page's data waits in the page, all but a little, and in the end all of it comes."""
+    values = [f"{number:06}" * 350_000 for number in range(20)]
+    pipe, stdout = os.pipe()
+    with os.fdopen(pipe) as lines:
+        async with our_server() as server, shell(server, "listen", stdout=stdout) as listen:
+            os.close(stdout)
+            id = await listen.says("Listening as ")
+            there = await (await page.peer(server)).connect(id, reliable=True)
+            idle = listen.memory()
+            await there.send(*values)
+            assert await there.stuck() > 100
+            assert listen.memory() - idle < FLAT
+            for value in values:
+                assert await asyncio.to_thread(lines.readline) == f"{value}\n"
+
+
+async def test_we_are_faster_than_the_page(page: Page) -> None:
+    """A page that is busy for two seconds gets all of it then, in order."""
+    values = [f"{number:06}" * 10_000 for number in range(200)]
+    async with our_server() as server, our_peer(server) as ours:
+        here, there = await to_page(ours, await page.peer(server))
+        busy = asyncio.create_task(page.evaluate(BUSY))
+        for value in values:
+            await soon(here.send(value))
+        assert await there.receive(len(values)) == values
+        await busy
+
+
 async def test_a_page_comes_too_early(page: Page, broker: BrokerFactory) -> None:
     """The broker keeps the page's offer and candidates, and who comes then answers."""
     async with broker(expire_timeout=30) as server:
@@ -151,8 +182,8 @@ async def test_a_page_through_a_relay(page: Page, server: str, tmp_path: Path) -
 
 
 BYTES = data("ArrayBuffer", b"\0\1\xff")
-ANY = ["", "é 中文", -1.5, True, [None, {"a": [1]}], "x" * 8_000]
-OLD = {"binary": [*ANY, BYTES, "x" * 40_000], "json": ANY, "none": ["é 🥦", BYTES]}
+ANY: list[Any] = ["", "é 中文", -1.5, True, [None, {"a": [1]}], "x" * 8_000]
+OLD: dict[str, list[Any]] = {"binary": [*ANY, BYTES, "x" * 40_000], "json": ANY, "none": ["é 🥦", BYTES]}
 """By serialization, what PeerJS before 1.5 gets right: in `binary`, no character beyond U+FFFF."""
 
 
@@ -165,8 +196,8 @@ async def test_an_old_peerjs(browser: Browser, server: str, peerjs: str) -> None
             for serialization, values in OLD.items():
                 now = "raw" if serialization == "none" else serialization
                 to_it = await to_page(ours, theirs, serialization=now)
-                there, here = await from_page(theirs, ours, serialization=serialization, reliable=True)
-                for here, there in (here, there), to_it:
+                from_it = await from_page(theirs, ours, serialization=serialization, reliable=True)
+                for here, there in to_it, from_it[::-1]:
                     await there.send(*values)
                     received = [await soon(here.receive()) for _ in values]
                     assert received == [b"\0\1\xff" if value is BYTES else value for value in values]

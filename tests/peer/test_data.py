@@ -253,13 +253,15 @@ async def sent_until_nothing_moves(here: DataConnection, value: object, most: in
     return sending
 
 
-async def test_a_reader_that_does_not_read_stops_the_sender() -> None:
+@pytest.mark.parametrize(("size", "count", "unread"), [(60_000, 1000, MAX_UNREAD), (1_000_000, 40, 5)])
+async def test_a_reader_that_does_not_read_stops_the_sender(size: int, count: int, unread: int) -> None:
+    """So many messages wait to be read: fewer if they are big."""
     async with linked() as (here, there):
-        sending = await sent_until_nothing_moves(here, b"x" * 60_000, 1000)
-        await until(lambda: there._unread.qsize() == MAX_UNREAD)
-        for _ in range(1000):
-            assert len(await there.receive()) == 60_000
-        assert await sending == 1000
+        sending = await sent_until_nothing_moves(here, b"x" * size, count)
+        await until(lambda: there._unread.qsize() == unread)
+        for _ in range(count):
+            assert len(await there.receive()) == size
+        assert await sending == count
         await here.flush()
         assert here.buffer_size == 0
 

@@ -103,6 +103,20 @@ SPOKEN: list[tuple[dict[str, Any], BrokerMessage]] = [
     ),
     (
         {
+            "type": "OFFER",
+            "src": "bob",
+            "payload": {
+                "sdp": {"type": "offer", "sdp": "v=0\r\n"},
+                "type": "data",
+                "connectionId": "dc_1",
+                "serialization": "none",  # PeerJS 1.4.7
+                "browser": "chrome",
+            },
+        },
+        Offer("bob", "dc_1", "data", "v=0\r\n", serialization="raw"),
+    ),
+    (
+        {
             "type": "ANSWER",
             "src": "bob",
             "payload": {"sdp": {"type": "answer", "sdp": "v=0\r\n"}, "type": "data", "connectionId": "dc_1"},
