@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peercli.errors import ConnectionClosed, PeerUnavailable
+from peercli.errors import ConnectionClosed
 from peercli.rtc.ice import host_addresses
 from tests.brokers import BrokerFactory, our_server
 from tests.interop.browsers import BROWSERS, Browser, Browsers, Page
@@ -67,7 +67,7 @@ async def test_a_page_is_reloaded(page: Page, server: str) -> None:
 
 
 async def test_a_page_is_destroyed(page: Page, server: str) -> None:
-    """`peer.destroy()` closes its connections, and it cannot be reached any more.
+    """`peer.destroy()` closes its connections, and that is no loss.
 
     One to each peer: of several to the same peer, PeerJS 1.5.5 forgets every other one.
     """
@@ -79,20 +79,16 @@ async def test_a_page_is_destroyed(page: Page, server: str) -> None:
         for here in from_it, to_it:
             with pytest.raises(ConnectionClosed):
                 await soon(here.receive())
-        with pytest.raises(PeerUnavailable):
-            await soon(one.connect(theirs.id))
 
 
 async def test_a_page_leaves_the_broker_and_comes_back(page: Page, server: str) -> None:
-    """`peer.disconnect()` keeps connections; there are new ones only after `reconnect()`."""
+    """`peer.disconnect()` keeps connections; after `reconnect()` there are new ones, both ways."""
     async with our_peer(server) as ours:
         theirs = await page.peer(server)
         there, here = await from_page(theirs, ours)
         await theirs.tell("disconnect")
         await theirs.happened("disconnected")
         await talks(here, there)
-        with pytest.raises(PeerUnavailable):
-            await soon(ours.connect(theirs.id))
         await theirs.tell("reconnect")
         assert await theirs.happened("open") == theirs.id
         here, there = await to_page(ours, theirs)
