@@ -11,6 +11,7 @@ import asyncio
 import compileall
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -53,17 +54,17 @@ def _timed(command: tuple[str, ...]) -> float:
     return time.perf_counter() - started
 
 
-async def command_to_open(broker: str, ice: str, rounds: int) -> list[float]:
-    """From the start of `peercli connect` to its report of the open connection."""
+async def command_to_open(broker: str, ice: str, rounds: int) -> tuple[list[float], list[float]]:
+    """From the start of `peercli connect` to its report of the open connection; and the CPU of all of it."""
     listener = await asyncio.create_subprocess_exec(
         *PEERCLI, "listen", "--id", "bench", "--server", broker, "--ice", ice, stderr=subprocess.PIPE
     )
     assert listener.stderr is not None
     await listener.stderr.readline()
-    seconds = []
+    seconds, cpu = [], []
     try:
         for _ in range(rounds + 1):
-            started = time.perf_counter()
+            started, cpu_before = time.perf_counter(), _cpu_of_the_dead()
             command = await asyncio.create_subprocess_exec(
                 *(*PEERCLI, "connect", "bench", "--server", broker, "--ice", ice, "--json"),
                 stdin=subprocess.DEVNULL,
@@ -74,9 +75,36 @@ async def command_to_open(broker: str, ice: str, rounds: int) -> list[float]:
             seconds.append(time.perf_counter() - started)
             assert event["event"] == "connection", event
             await command.communicate()
+            cpu.append(_cpu_of_the_dead() - cpu_before)
     finally:
         listener.terminate()
         await listener.wait()
+    return seconds[1:], cpu[1:]
+
+
+def _cpu_of_the_dead() -> float:
+    """Seconds of CPU of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def short_pipe(broker: str, rounds: int) -> list[float]:
+    """`echo hi | peercli pipe ID`, until both ends have exited."""
+    seconds = []
+    for number in range(rounds + 1):
+        arguments = (f"bench-short-{number}", "--server", broker, "--ice", "none")
+        with subprocess.Popen(
+            (*PEERCLI, "pipe", "--id", *arguments, "--recv-only"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as receiver:
+            assert receiver.stderr is not None
+            receiver.stderr.readline()
+            started = time.perf_counter()
+            subprocess.run((*PEERCLI, "pipe", *arguments, "-q"), input=b"hi\n", check=True)
+            received, _ = receiver.communicate()
+            seconds.append(time.perf_counter() - started)
+            assert received == b"hi\n", received
     return seconds[1:]
 
 
@@ -158,8 +186,14 @@ async def main() -> None:
         silent.bind(("127.0.0.1", 0))
         stun = f"stun:127.0.0.1:{silent.getsockname()[1]}"
         async with our_server() as broker:
-            figures("peercli connect to open", await command_to_open(broker, "none", options.rounds))
-            figures("  with a silent STUN server", await command_to_open(broker, stun, options.rounds))
+            for what, ice in (("", "none"), (" with a silent STUN server", stun)):
+                seconds, cpu = await command_to_open(broker, ice, options.rounds)
+                figures(f"peercli connect to open{what}", seconds)
+                figures("  its CPU, to its end", cpu)
+            figures(
+                "echo hi | peercli pipe ID, to the end of both",
+                await asyncio.to_thread(short_pipe, broker, options.rounds),
+            )
             figures("Peer() to open, library", await library_to_open(broker, (), options.rounds))
             figures("  with a silent STUN server", await library_to_open(broker, (stun,), options.rounds))
             tools.program("chromium")
