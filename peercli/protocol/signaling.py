@@ -14,7 +14,7 @@ unless it is known to have arrived (`settle`). Not so of calls: a page would rin
     GREETING         time: reattach grace     OPEN       the same (PeerServer 1.0.2 says nothing here)
     GREETING         time: no greeting        WAITING*   Hangup, Lost
     OPEN             time: heartbeat          the same   Transmit
-    OPEN             send                     the same   Transmit
+    OPEN             send, repeat             the same   Transmit
     GREETING, OPEN   from or about a peer     the same   Received
     GREETING, OPEN   ID-TAKEN, INVALID-KEY    IDLE       Hangup, Failed
     GREETING, OPEN   ERROR                    WAITING*   Hangup, Lost
