@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_UNREAD = 64  # messages decoded ahead of the reader
 MAX_UNREAD_BYTES = 4 << 20  # that these may have been on the wire; one message may be more
 FLUSH_CLOSE_TIMEOUT = 5.0  # s the far side has to act on a flush-close
-FLUSH_TIMEOUT = 30.0  # s what was sent has to be acknowledged, on the way to closing
+FLUSH_TIMEOUT = 30.0  # s without any progress until what was sent is given up, on the way to closing
 
 
 class DataConnection(Connection):
@@ -93,7 +93,8 @@ class DataConnection(Connection):
         """End the connection; with `flush`, only after all that was sent has arrived.
 
         Flushing works as PeerJS does it: the far side is told to close, and does. A far side that does
-        not is left after 5 s. What has come already can still be read.
+        not is left after 5 s, and one that takes nothing of what was sent after 30 s. What has come
+        already can still be read.
         """
         if flush:
             goodbye = list(self._codec.encode_close())
@@ -108,11 +109,22 @@ class DataConnection(Connection):
     async def _deliver_all(self, goodbye: Sequence[Wire] = ()) -> bool:
         if self._channel is None:
             return False
+        delivery = asyncio.create_task(self._send_last(self._channel, goodbye))
         try:
-            async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self._send_all(self._channel, lambda: goodbye)
-                await self._channel.flush()
-        except (PeerError, TimeoutError) as error:
+            left = -1
+            while not delivery.done() and left != self.buffer_size:  # a slow far side is not a dead one
+                left = self.buffer_size
+                await asyncio.wait({delivery}, timeout=FLUSH_TIMEOUT)
+        finally:
+            delivery.cancel()
+            await asyncio.wait({delivery})
+        return not delivery.cancelled() and delivery.result()
+
+    async def _send_last(self, channel: Channel, goodbye: Sequence[Wire]) -> bool:
+        try:
+            await self._send_all(channel, lambda: goodbye)
+            await channel.flush()
+        except PeerError as error:
             logger.info("%s: not flushed: %s", self.connection_id, error)
             return False
         return True

@@ -361,7 +361,10 @@ class Link:
         while not self._established.done():
             patience = min(self._news + CANDIDATE_TIMEOUT, latest) - loop.time()
             if patience <= 0:
-                self.end(no_path(self._agent, self._ice_options))
+                if self._agent.selected is None:
+                    self.end(no_path(self._agent, self._ice_options))
+                else:
+                    self.end(NegotiationFailed("there is a path to the peer, but no encrypted session"))
                 return
             await asyncio.wait({self._established}, timeout=patience)
         if not self.has_channel:
@@ -423,7 +426,7 @@ def _check_sections(kind: str, description: SessionDescription, wanted: Sequence
     """
     kinds = [section.kind for section in description.media]
     if set(kinds) - set(wanted):
-        raise ProtocolError(f"the far side's {kind} is for a call, not for data")
+        raise ProtocolError(f"the far side's {kind} has a section that nobody wants here")
     if kinds.count(DATA) > 1:
         raise ProtocolError(f"the far side's {kind} has more than one section for data")
     mids = [section.rtp.muxId for section in description.media if section.rtp.muxId]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from peercli.errors import (
 from peercli.peer import data
 from peercli.peer.data import MAX_UNREAD, DataConnection
 from peercli.protocol.codecs import SERIALIZATIONS
+from peercli.rtc.channel import Wire
 from tests.peer.peers import event, linked, pair, until
 
 A_VALUE = {"text": "ünï", "list": [1, -1, 1.5, None, True], "nested": {"": {}}}
@@ -383,6 +385,37 @@ async def test_a_far_side_that_does_not_read_cannot_hold_up_the_end(
         await here.close(flush=True)
         with pytest.raises(ConnectionClosed):
             await sending
+
+
+async def test_a_far_side_that_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "FLUSH_TIMEOUT", 0.01)
+    looks = 0
+
+    def less_and_less(connection: DataConnection) -> int:
+        nonlocal looks
+        looks += 1
+        return 1_000_000 - looks
+
+    async with linked() as (here, there):
+        encoded = 0
+        encode = here._codec.encode
+
+        def count(value: object) -> Iterable[Wire | memoryview]:
+            nonlocal encoded
+            encoded += 1
+            return encode(value)
+
+        monkeypatch.setattr(here._codec, "encode", count)
+        sending = await sent_until_nothing_moves(here, b"x" * 60_000, 1000)
+        sending.cancel()  # perhaps in the middle of a value: then the rest of it is still to come
+        monkeypatch.setattr(DataConnection, "buffer_size", property(less_and_less))
+        closing = asyncio.create_task(here.close(flush=True))
+        await until(lambda: looks > 10)
+        assert not closing.done()
+        received = [value async for value in there]
+        assert {len(value) for value in received} == {60_000}
+        assert len(received) in (encoded - 1, encoded)
+        await closing
 
 
 async def test_a_far_side_that_greets_and_goes_is_still_heard() -> None:

@@ -26,6 +26,7 @@ from peercli.errors import (
 from peercli.options import IceOptions, parse_ice_server
 from peercli.rtc import ice, link
 from peercli.rtc.datapath import SctpTransport
+from peercli.rtc.ice import Agent
 from peercli.rtc.link import Link
 from peercli.rtc.media import Media
 from tests.rtc.ice_servers import coturn, fake_stun, mapped, silence
@@ -361,6 +362,20 @@ async def test_a_wrong_fingerprint_is_no_peer() -> None:
             offer = offer.replace(ours, theirs)
         one.link.accept(await other.link.answer(offer))
         assert isinstance(await other.link.ended(), NegotiationFailed)
+
+
+async def test_a_path_without_an_encrypted_session_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CANDIDATE_TIMEOUT", 5.0)  # a path is found in much less
+
+    async def swallow(self: Agent, data: bytes) -> None:
+        """STUN passes, and nothing else."""
+
+    monkeypatch.setattr(Agent, "send", swallow)
+    async with ends() as (one, other):
+        one.link.accept(await other.link.answer(await one.link.offer("label", ordered=True)))
+        error = await one.link.ended()
+        assert isinstance(error, NegotiationFailed)
+        assert "encrypted" in error.message
 
 
 async def test_a_path_without_a_channel_fails(monkeypatch: pytest.MonkeyPatch) -> None:
