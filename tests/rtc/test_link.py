@@ -15,6 +15,7 @@ from typing import Literal
 
 import psutil
 import pytest
+from aioice import Connection
 
 from peercli.errors import (
     ConnectionClosed,
@@ -26,7 +27,6 @@ from peercli.errors import (
 from peercli.options import IceOptions, parse_ice_server
 from peercli.rtc import ice, link
 from peercli.rtc.datapath import SctpTransport
-from peercli.rtc.ice import Agent
 from peercli.rtc.link import Link
 from peercli.rtc.media import Media
 from tests.rtc.ice_servers import coturn, fake_stun, mapped, silence
@@ -367,10 +367,10 @@ async def test_a_wrong_fingerprint_is_no_peer() -> None:
 async def test_a_path_without_an_encrypted_session_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "CANDIDATE_TIMEOUT", 5.0)  # a path is found in much less
 
-    async def swallow(self: Agent, data: bytes) -> None:
+    async def swallow(self: Connection, data: bytes) -> None:
         """STUN passes, and nothing else."""
 
-    monkeypatch.setattr(Agent, "send", swallow)
+    monkeypatch.setattr(Connection, "send", swallow)
     async with ends() as (one, other):
         one.link.accept(await other.link.answer(await one.link.offer("label", ordered=True)))
         error = await one.link.ended()
