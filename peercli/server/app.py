@@ -189,9 +189,13 @@ class Server:
     async def _sweep(self) -> None:
         interval = min(SWEEP_INTERVAL, self.limits.ping_interval / 2)
         check_at = 0.0
+        late = False
         while True:
+            due = self._loop.time() + interval
             await asyncio.sleep(interval)
             now = self._loop.time()
+            if late := now > due + interval and not late:
+                continue  # we stood still: what clients have said meanwhile is to be read first
             self.sessions.expire_due(now)
             if now >= check_at:
                 check_at = now + self.limits.ping_interval / 8

@@ -63,7 +63,7 @@ class Socket(asyncio.Protocol):
         "_held",
         "_loop",
         "_owner",
-        "_pinged",
+        "_pinged_at",
         "_timer",
         "_unsent",
         "_unsent_size",
@@ -103,7 +103,7 @@ class Socket(asyncio.Protocol):
         self._unsent_size = 0
         self._held: list[tuple[int, bytes]] = []  # wait to be paid for; nothing is read meanwhile
         self._deaf = False  # what comes is not read any more
-        self._pinged = False
+        self._pinged_at: float | None = None  # since then nothing came
         self._answered: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None  # the end of a pause, or of the closing handshake
 
@@ -160,7 +160,7 @@ class Socket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         begun = perf_counter()  # finer than the loop's own time
         self.heard_at = self._loop.time()
-        self._pinged = False
+        self._pinged_at = None
         if self._answered is not None:
             self._answered.set()
         if self._deaf:
@@ -220,15 +220,13 @@ class Socket(asyncio.Protocol):
         """Ping a silent peer, drop one that has not answered."""
         if self._held or self.closing:
             return
-        silence = now - self.heard_at
         limits = self._owner.limits
-        if silence < limits.ping_interval:
-            return
-        if silence >= limits.ping_interval + limits.ping_timeout:
+        if self._pinged_at is None:
+            if now - self.heard_at >= limits.ping_interval:
+                self._pinged_at = now
+                self.transport.write(_ping)
+        elif now - self._pinged_at >= limits.ping_timeout:
             self.abort()
-        elif not self._pinged:
-            self._pinged = True
-            self.transport.write(_ping)
 
     @property
     def paused(self) -> bool:

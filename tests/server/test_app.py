@@ -9,6 +9,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -242,6 +243,15 @@ async def test_silent_socket_is_dropped() -> None:
         assert await hears_nothing(quiet)
         await send(quiet, "OFFER", dst="quiet")
         assert (await receive(quiet))["src"] == "quiet"
+
+
+async def test_nobody_is_dropped_when_the_machine_stood_still() -> None:
+    """…asleep, or busy with something else: it is not the clients that were silent."""
+    limits = Limits(ping_interval=0.2, ping_timeout=0.5)
+    async with serve(limits) as server, client(server.url, "a") as a:
+        for _ in range(3):
+            time.sleep(1.0)  # noqa: ASYNC251
+            assert await hears_nothing(a)
 
 
 async def test_pings_are_answered() -> None:

@@ -578,8 +578,8 @@ async def test_only_heartbeats_keep_a_client(broker: BrokerFactory) -> None:
 
 async def test_coming_back_counts_as_life(broker: BrokerFactory, ours: bool) -> None:
     """PeerServer drops a client that has come back as if it had been silent all the while."""
-    async with broker(alive_timeout=4.0) as url, client(url, "a") as old:
-        await asyncio.sleep(2.5)
+    async with broker(alive_timeout=6.0) as url, client(url, "a") as old:
+        await asyncio.sleep(4.0)
         async with connect(socket_url(url, id="a", token="token")) as new:
             if ours:
                 assert await receive(new) == {"type": "OPEN"}
