@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peercli.cli.media import MediaChoice
-from peercli.cli.options import Display, Network, NoReconnectOption, at_least
+from peercli.cli.options import Display, Network, NoReconnectOption, TimeoutOption, at_least
 from peercli.cli.trust import AllowOption, Trust, make_admission
 from peercli.errors import UsageError
 
@@ -70,6 +70,7 @@ def listen(
     *,
     media: MediaChoice,
     network: Network,
+    timeout: TimeoutOption = 30,
     no_reconnect: NoReconnectOption = False,
     trust: Trust,
     display: Display,
@@ -96,6 +97,7 @@ def listen(
         from peercli.cli.calls import studio_for
         from peercli.cli.log import Log
         from peercli.cli.transfers import inbox_for, transfer_view
+        from peercli.services.dial import within
         from peercli.services.listen import Listener
 
         admission = make_admission(allow)
@@ -125,6 +127,8 @@ def listen(
                 lasting=not no_reconnect,
             )
             peer = await trust.wait(console, make, admission, type_there="connect CODE")
-            await listener.run(await stack.enter_async_context(peer))
+            async with within(timeout, peer, peer.id):
+                await stack.enter_async_context(peer)
+            await listener.run(peer)
 
     display.run(work)

@@ -59,7 +59,7 @@ TimeoutOption = Annotated[
         "--timeout",
         metavar="SECONDS",
         callback=lambda seconds: at_least(0.1, seconds),
-        help="Give up reaching the peer after this long.",
+        help="Give up reaching the broker, and the peer, after this long.",
         rich_help_panel=_NETWORK,
     ),
 ]
@@ -141,8 +141,8 @@ class Network(Brokers):
             "--ice",
             envvar="PEERCLI_ICE",
             metavar="URL",
-            help="stun:host[:port] or turn:user:password@host[:port]; repeat for more; none for none; "
-            "by default PeerJS's own.",
+            help="stun:host[:port], turn:user:password@host[:port] or turns:…, with ?transport=tcp for TCP; "
+            "repeat for more; none for none; by default PeerJS's own.",
             show_default=False,
             rich_help_panel=_NETWORK,
         ),

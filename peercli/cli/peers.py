@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peercli.cli.options import Brokers, Display
+from peercli.cli.options import Brokers, Display, TimeoutOption
 
 if TYPE_CHECKING:
     from peercli.cli.console import Console
@@ -14,6 +14,8 @@ __all__ = ["peers"]
 
 def peers(
     brokers: Brokers,
+    timeout: TimeoutOption = 30,
+    *,
     display: Display,
 ) -> None:
     """List the ids that a broker admits to; of several, the first that answers.
@@ -26,7 +28,7 @@ def peers(
         from peercli.peer.directory import list_peers
         from peercli.services.events import Listed
 
-        ids = await list_peers(asked)
+        ids = await list_peers(asked, timeout=timeout)
         if console.json:
             await console.report(Listed(ids))
         else:

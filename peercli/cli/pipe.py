@@ -67,7 +67,7 @@ def pipe(
                 return (admission is None or admission.admits(offer)) and sessions.admit(offer)
 
             peer = await trust.wait(console, partial(make, admit=admit), admission, type_there="pipe CODE")
-            meeting = called(peer, sessions, console.report)
+            meeting = called(peer, sessions, console.report, timeout=timeout)
         else:
             peer, far_id = trust.reach(console, peer_id, make)
             meeting = joined(

@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from peercli.errors import InvalidKey, NetworkError, ServerError, UsageError
+from peercli.errors import InvalidKey, NetworkError, ServerError, TimedOut, UsageError
 from peercli.options import DEFAULT_BROKER, Broker, IceServer, read_ice_servers
 
 __all__ = ["ICE_TIMEOUT", "OfferedIce", "list_peers", "offered_ice"]
@@ -26,19 +26,30 @@ MAX_ICE_SERVERS = 16
 MIN_TTL = 60.0  # s
 
 
-async def list_peers(brokers: Sequence[Broker]) -> list[str]:
+async def list_peers(brokers: Sequence[Broker], *, timeout: float | None = None) -> list[str]:
     """The ids that the first broker which can be reached admits to.
+
+    Args:
+        timeout: seconds for all of it.
 
     Raises:
         ServerError: the broker does not allow it, or failed.
         InvalidKey: it does not serve the key.
         NetworkError: none can be reached.
+        TimedOut: it took longer.
     """
     *others, last = brokers
-    for broker in others:
-        with contextlib.suppress(NetworkError):
-            return await asyncio.to_thread(_list_peers, broker)
-    return await asyncio.to_thread(_list_peers, last)
+    try:
+        async with asyncio.timeout(timeout):
+            for broker in others:
+                with contextlib.suppress(NetworkError):
+                    return await asyncio.to_thread(_list_peers, broker)
+            return await asyncio.to_thread(_list_peers, last)
+    except TimeoutError:
+        raise TimedOut(
+            f"the broker {last.url} did not answer within {timeout:g} s",
+            hint="check the --server address; --timeout gives it longer",
+        ) from None
 
 
 def _list_peers(broker: Broker) -> list[str]:
@@ -61,7 +72,10 @@ def _list_peers(broker: Broker) -> list[str]:
         raise ServerError(f"the broker {broker.url} answered HTTP {error.code}") from None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise NetworkError(f"the broker {broker.url} cannot be reached: {reason}") from None
+        why = getattr(reason, "strerror", None) or reason
+        raise NetworkError(
+            f"the broker {broker.url} cannot be reached: {why}", hint="check the --server address"
+        ) from None
     except (HTTPException, ValueError, RecursionError):
         raise ServerError(f"the broker {broker.url} did not answer with a list") from None
     if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):

@@ -26,7 +26,7 @@ that control it; unknown members and unknown types are ignored.
     This side gives up; the connection closes.
 
 When both directions have ended and all is acknowledged, either side closes the connection: peercli does,
-and a page had better leave it to peercli: PeerJS's `close()` forgets what is still on its way.
+and a page had better leave it to peercli, for what PeerJS has not sent yet is lost when it closes.
 
 A peer that says nothing within three seconds, or begins with anything but a hello, is taken for a plain
 PeerJS page; so is one that connects without that metadata, and it is not said hello to either. A plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from peercli.errors import AuthenticationFailed, PeerError, TimedOut, UnavailableID
@@ -81,12 +81,19 @@ async def within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def called(peer: Peer, sessions: Sessions, report: Report) -> AsyncIterator[Conversation]:
+async def called(
+    peer: Peer, sessions: Sessions, report: Report, *, timeout: float
+) -> AsyncIterator[Conversation]:
     """The first conversation that somebody begins with a peer that is not started yet.
 
-    Raises as `Peer.start`, `Peer.accept` and `tell` do.
+    Args:
+        timeout: seconds for the broker.
+
+    Raises as `Peer.start`, `Peer.accept` and `tell` do, and TimedOut.
     """
-    async with peer:
+    async with AsyncExitStack() as life:
+        async with within(timeout, peer, peer.id):
+            await life.enter_async_context(peer)
         conversation = await while_telling(peer, report, sessions.accept(peer))
         resuming = asyncio.create_task(_only_resume(peer, sessions))
         try:
