@@ -144,6 +144,8 @@ def server(
 ) -> None:
     """Run a broker, through which peercli and PeerJS pages meet.
 
+    It takes the place of PeerServer; peercli-server(1) tells what differs, and its limits.
+
     Example: peercli server --host 0.0.0.0 --port 9000
     """
 
