@@ -128,13 +128,13 @@ class Connection(Emitter, ABC):
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             if error is None:
-                await self._deliver_all()
+                await self._drain()
         finally:
             await self.close()
 
     # For Peer ---------------------------------------------------------------------------------
 
-    async def _deliver_all(self) -> bool:
+    async def _drain(self) -> bool:
         """Wait, but not for ever, until what was sent has arrived; whether it has."""
         return True
 

@@ -98,7 +98,7 @@ class DataConnection(Connection):
         """
         if flush:
             goodbye = list(self._codec.encode_close())
-            if await self._deliver_all(goodbye) and goodbye:
+            if await self._drain(goodbye) and goodbye:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FLUSH_CLOSE_TIMEOUT):
                         await self._link.ended()
@@ -106,10 +106,10 @@ class DataConnection(Connection):
         self._room.set()
         await super().close()
 
-    async def _deliver_all(self, goodbye: Sequence[Wire] = ()) -> bool:
+    async def _drain(self, goodbye: Sequence[Wire] = ()) -> bool:
         if self._channel is None:
             return False
-        delivery = asyncio.create_task(self._send_last(self._channel, goodbye))
+        delivery = asyncio.create_task(self._send_and_flush(self._channel, goodbye))
         try:
             left = -1
             while not delivery.done() and left != self.buffer_size:  # a slow far side is not a dead one
@@ -120,7 +120,7 @@ class DataConnection(Connection):
             await asyncio.wait({delivery})
         return not delivery.cancelled() and delivery.result()
 
-    async def _send_last(self, channel: Channel, goodbye: Sequence[Wire]) -> bool:
+    async def _send_and_flush(self, channel: Channel, goodbye: Sequence[Wire]) -> bool:
         try:
             await self._send_all(channel, lambda: goodbye)
             await channel.flush()

@@ -273,7 +273,7 @@ class Peer(Emitter):
     ) -> None:
         try:
             if error is None:
-                await asyncio.gather(*(connection._deliver_all() for connection in self.live))
+                await asyncio.gather(*(connection._drain() for connection in self.live))
         finally:
             await self.destroy()
 
@@ -296,9 +296,9 @@ class Peer(Emitter):
                 self.emit("open", self.id)
             case Lost(error, attempt, delay):
                 was_open, self._open = self._open, False
+                self.emit("error", error)
                 if was_open:
                     self.emit("disconnected", self.id)
-                self.emit("error", error)
                 self.emit("reconnecting", attempt, delay)
             case Failed(error):
                 if self._opening is not None and self._opening.done():
