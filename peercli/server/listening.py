@@ -33,10 +33,15 @@ def open_ports(host: str, port: int, *, share: bool) -> list[socket.socket]:
     Raises:
         UsageError: the host has no address, or one of them cannot be listened on.
     """
-    ports: list[socket.socket] = []
     try:
         found = socket.getaddrinfo("::" if host in _EVERYWHERE else host, port, type=socket.SOCK_STREAM)
-        for family, _, _, _, (address, _, *scope) in dict.fromkeys(found):
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", "no address")
+        raise UsageError(f"cannot listen on {host} port {port}: {why}") from error
+    ports: list[socket.socket] = []
+    failures: list[OSError] = []
+    for family, _, _, _, (address, _, *scope) in dict.fromkeys(found):
+        try:
             ports.append(
                 socket.create_server(
                     (address, port, *scope),
@@ -46,15 +51,20 @@ def open_ports(host: str, port: int, *, share: bool) -> list[socket.socket]:
                     dualstack_ipv6=host in _EVERYWHERE and socket.has_dualstack_ipv6(),
                 )
             )
+        except OSError as error:
+            failures.append(error)
+        else:
             port = ports[0].getsockname()[1]
-    except OSError as error:
-        for opened in ports:
-            opened.close()
-        # The resolver numbers its errors in its own way; `create_server` adds words to the others'.
-        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise UsageError(
-            f"cannot listen on {host or '::'} port {port}: {why}", hint=_HINTS.get(error.errno or 0, "")
-        ) from error
+    # A name may have addresses that the machine does without: localhost is ::1, too, where there is no IPv6.
+    for failure in failures:
+        if not ports or failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            for opened in ports:
+                opened.close()
+            number = failure.errno or 0
+            raise UsageError(
+                f"cannot listen on {host or '::'} port {port}: {os.strerror(number)}",
+                hint=_HINTS.get(number, ""),
+            ) from failure
     return ports
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from peercli.errors import UsageError
 from peercli.server.app import SWEEP_INTERVAL, Server
 from peercli.server.http import MAX_HEAD
+from peercli.server.listening import open_ports
 from peercli.server.options import Limits, ServerOptions
 from peercli.server.realm import MAX_ID_LENGTH
 from peercli.server.sessions import MESSAGE_UNIT
@@ -131,6 +133,26 @@ async def test_everywhere_is_both_kinds_of_address() -> None:
                 assert server.door.connections("127.0.0.1") == 1
 
 
+async def test_a_name_with_addresses_of_which_one_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As localhost often is where IPv6 is switched off; and one port is for all."""
+
+    def resolve(host: str, *_: object, type: int) -> list[tuple[Any, ...]]:
+        assert host == "several.example"
+        return [(socket.AF_INET, type, 6, "", (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    addresses = ["127.0.0.1", "203.0.113.1", "127.0.0.2", "127.0.0.1"]
+    ports = open_ports("several.example", 0, share=False)
+    names = [port.getsockname() for port in ports]
+    for port in ports:
+        port.close()
+    assert [address for address, _ in names] == ["127.0.0.1", "127.0.0.2"]
+    assert len({number for _, number in names}) == 1
+    addresses = ["203.0.113.1"]
+    with pytest.raises(UsageError, match="Cannot assign requested address"):
+        open_ports("several.example", 0, share=False)
+
+
 async def test_port_in_use() -> None:
     async with serve() as server:
         with pytest.raises(UsageError, match=f"127.0.0.1 port {server.port}: Address already in") as refused:
@@ -139,7 +161,7 @@ async def test_port_in_use() -> None:
         assert "Another program" in refused.value.hint
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1", "nobody.invalid"])
+@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1", "nobody.invalid", "x" * 99])
 async def test_address_that_is_not_ours(host: str) -> None:
     with pytest.raises(UsageError, match=f"cannot listen on {re.escape(host)} port 0"):
         async with serve(host=host):
