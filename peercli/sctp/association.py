@@ -282,21 +282,17 @@ class Association:
         return None if self._sender is None else self._sender.rtt.srtt
 
     @property
-    def cwnd(self) -> int:
-        return 0 if self._sender is None else self._sender.controller.cwnd
-
-    @property
     def in_flight(self) -> int:
         return 0 if self._sender is None else self._sender.in_flight
 
     @property
     def sender(self) -> Sender | None:
-        """Its counters are for reading: bytes_sent, retransmits, timeouts."""
+        """For reading: outstanding, backoff, and the counters bytes_sent, retransmits, timeouts."""
         return self._sender
 
     @property
     def receiver(self) -> Receiver | None:
-        """Its counters are for reading: held, bytes_received, duplicates_received, chunks_dropped."""
+        """For reading: held, packets_per_sack, and the counters *_received and chunks_dropped."""
         return self._receiver
 
     def events(self) -> list[Event]:

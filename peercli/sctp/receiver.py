@@ -194,13 +194,12 @@ class Receiver:
         blocks[1::2] = [end - cum - 1 for end in ends]
         return sack(cum & _MASK, self._advertised, blocks, duplicates)
 
-    def consume(self, size: int) -> bool:
-        """The application took a message of `size` bytes. True if a SACK should go at once to tell of it."""
+    def consume(self, size: int) -> None:
+        """The application took a message of `size` bytes. A SACK may then be due, to tell of the window."""
         self.held = max(0, self.held - size - MESSAGE_OVERHEAD)
         grown = self.window - self.held - self._advertised
         if self._advertised < self.window // 2 and grown >= min(WINDOW_UPDATE, self.window // 4):
             self._sack_now = True
-        return self._sack_now
 
     def shrink(self, size: int) -> None:
         """A message turned out to be `size` bytes shorter than it arrived."""
