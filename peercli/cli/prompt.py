@@ -24,34 +24,35 @@ async def messages_from_stdin(*, as_json: bool, console: Console) -> AsyncIterat
     """The messages that stdin holds, a line each; at a terminal, a prompt with history and editing.
 
     Raises:
-        UsageError: while iterating: a line is no JSON, where it should be, or too long.
+        UsageError: while iterating: a line is no JSON, where it should be (which a prompt only says), or
+            too long.
     """
     if os.isatty(0) and os.isatty(1):
         from prompt_toolkit.patch_stdout import patch_stdout
 
         with patch_stdout():
             console.around_prompt()
-            yield _parsed(_prompted(console), as_json=as_json)
+            typed = _prompted(console)
+            yield _values(typed, console) if as_json else typed
         return
     async with FdSource(0) as stdin:
-        yield _parsed(lines(stdin), as_json=as_json)
+        yield _values(lines(stdin)) if as_json else lines(stdin)
 
 
-async def _parsed(lines: AsyncIterator[str], *, as_json: bool) -> AsyncIterator[Any]:
+async def _values(lines: AsyncIterator[str], prompt: Console | None = None) -> AsyncIterator[Any]:
     number = 0
     async for line in lines:
         number += 1
-        if not as_json:
-            yield line
-        elif line.strip():
-            yield _value(line, number)
-
-
-def _value(line: str, number: int) -> Any:
-    try:
-        return from_json(line)
-    except ValueError as error:
-        raise UsageError(f"line {number} of stdin is not JSON: {error}") from None
+        if not line.strip():
+            continue
+        try:
+            value = from_json(line)
+        except ValueError as error:
+            if prompt is None:
+                raise UsageError(f"line {number} of stdin is not JSON: {error}") from None
+            prompt.status(f"That is not JSON, and was not sent: {error}")
+        else:
+            yield value
 
 
 async def _prompted(console: Console) -> AsyncIterator[str]:

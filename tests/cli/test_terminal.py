@@ -73,6 +73,20 @@ async def test_ctrl_c_at_the_prompt(shell: Shell) -> None:
         assert await exit_code(child) == 130
 
 
+async def test_a_slip_at_the_prompt(shell: Shell) -> None:
+    """What should be JSON and is not ends nothing."""
+    async with Peer(fresh("peer"), server=shell.broker, ice_servers=()) as peer:
+        child = terminal(shell, "connect", peer.id, "--input", "json")
+        connection = await peer.accept()
+        await shows(child, ">")
+        child.send("[1, 2\r")
+        await shows(child, "That is not JSON, and was not sent: ")
+        child.send("[1, 2]\r")
+        assert await asyncio.wait_for(connection.receive(), WITHIN) == [1, 2]
+        child.send("\x04")
+        assert await exit_code(child) == 0
+
+
 async def test_ctrl_z_at_the_prompt(shell: Shell) -> None:
     """It is the shell's, and no part of a message; after fg the conversation goes on."""
     async with Peer(fresh("peer"), server=shell.broker, ice_servers=()) as peer:
