@@ -98,7 +98,7 @@ def _version(wanted: bool) -> None:
 
 def _install_completion(wanted: bool) -> None:
     if wanted:
-        from peercli.cli.completion import install, this_shell
+        from peercli.cli.install import install, this_shell
 
         typer.echo(f"{install(this_shell())} is in place: a new shell completes peercli.")
         raise typer.Exit
