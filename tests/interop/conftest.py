@@ -1,6 +1,6 @@
 """Fixtures for tests with real browsers: each is started once, and every test gets a page of its own.
 
-What passed where is kept as a table: `python -m tests.interop` prints it, and any other run in one process
+What passed where is kept as a table: `python -m tests.interop` prints it, and any other run of this folder
 writes it to the file that PEERCLI_INTEROP_TABLE names.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 BROKERS: dict[str, BrokerFactory] = {"peerserver": peerserver, "peercli": our_process}
 STARTS_WITHIN = 60.0  # s; a broker or a command, on a busy machine
-TABLE = pytest.StashKey[Table]()
+TABLE = Table()
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,6 @@ def browsers() -> Iterator[Browsers]:
 def browser(request: pytest.FixtureRequest, browsers: Browsers) -> Iterator[Browser]:
     """A running browser: Chromium, and again Firefox."""
     with browsers.launch(request.param) as browser:
-        _table(request.config).versions[request.param] = browser.version
         yield browser
 
 
@@ -117,24 +116,30 @@ class Background:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(STARTS_WITHIN)
 
 
-def _table(config: pytest.Config) -> Table:
-    return config.stash.setdefault(TABLE, Table())
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the outcome, and beside a failure what the page printed."""
+    """Add to a report what the table is made of, and to a failure what the page printed."""
     report = yield
     assert isinstance(item, pytest.Function)
     if report.failed and isinstance(page := item.funcargs.get("page"), Page):
         report.sections.append((f"Printed by {page.name}", "\n".join(page.console) or "nothing"))
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     if "browser" in parameters and (report.when == "call" or not report.passed):
-        _table(item.config).note(item.originalname, parameters, report.outcome)
+        browser = item.funcargs.get("browser")
+        version = browser.version if isinstance(browser, Browser) else None
+        report.user_properties.append(("interop", (item.originalname, parameters, version)))
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note how it went, also where tests run in other processes than this one."""
+    for name, value in report.user_properties:
+        if name == "interop" and isinstance(value, tuple | list):
+            TABLE.note(*value, outcome=report.outcome)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the table where it is wanted."""
-    if path := os.environ.get("PEERCLI_INTEROP_TABLE"):
-        Path(path).write_text(str(_table(session.config)))
+    path = os.environ.get("PEERCLI_INTEROP_TABLE")
+    if path and not hasattr(session.config, "workerinput"):
+        Path(path).write_text(str(TABLE))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.brokers import BrokerFactory, port_of
+from peercli.protocol.jsontext import from_json, to_json
+from tests.brokers import BrokerFactory, our_server, port_of
 from tests.commands import Command, peercli
 from tests.interop.browsers import Page, PageConnection
-from tests.interop.values import SERIALIZATIONS, counted, data, differences, sendable
+from tests.interop.values import SERIALIZATIONS, counted, data, differences, from_python, in_python, sendable
 
 
 def shell(server: str, *arguments: str, stdout: int = PIPE) -> AbstractAsyncContextManager[Command]:
@@ -70,6 +72,33 @@ async def test_listen_tells_all_in_json(page: Page, server: str) -> None:
         assert (await event(listen, "data")).items() >= (ends | {"data": {"deep": [1, None]}}).items()
         await there.close()
         assert (await event(listen, "close")).items() >= ends.items()
+
+
+async def test_listen_tells_every_value(page: Page) -> None:
+    """In JSON are: bytes as base64, a date as its ISO text, what is no number as null."""
+    async with our_server() as server, shell(server, "listen", "--json") as listen:
+        theirs, id = await page.peer(server), (await event(listen, "open"))["id"]
+        for serialization in SERIALIZATIONS:
+            cases = sendable(serialization)
+            there = await theirs.connect(id, serialization=serialization, reliable=True)
+            await there.send(*(case.sent for case in cases))
+            told = [from_python(from_json(to_json(await event(listen, "data")))["data"]) for _ in cases]
+            assert differences(cases, [in_json(in_python(case, serialization)) for case in cases], told) == []
+
+
+def in_json(tagged: Any) -> Any:
+    """What --json makes of a value, which both are tagged."""
+    match tagged:
+        case list():
+            return [in_json(item) for item in tagged]
+        case {"$": "number"}:
+            return None
+        case {"$": "Date"}:
+            return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=tagged["value"])).isoformat()
+        case dict() if "$" not in tagged:
+            return {key: in_json(item) for key, item in tagged.items()}
+        case _:
+            return tagged
 
 
 async def test_connect(page: Page, server: str) -> None:

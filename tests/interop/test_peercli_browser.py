@@ -59,29 +59,22 @@ async def to_page(ours: Peer, theirs: PagePeer, **options: Any) -> tuple[DataCon
     return here, await theirs.accept()
 
 
+async def joined(
+    opener: str, theirs: PagePeer, ours: Peer, **options: Any
+) -> tuple[PageConnection, DataConnection]:
+    """Both ends of a connection that `opener` opens: "page" or "shell"."""
+    if opener == "page":
+        return await from_page(theirs, ours, **options)
+    here, there = await to_page(ours, theirs, **options)
+    return there, here
+
+
 async def talks(here: DataConnection, there: PageConnection) -> None:
     """Fail unless a message goes through, both ways."""
     await there.send("from the page")
     assert await soon(here.receive()) == "from the page"
     await here.send("from the shell")
     assert await there.receive() == ["from the shell"]
-
-
-@pytest.mark.parametrize("serialization", SERIALIZATIONS)
-async def test_values_from_the_page(page: Page, server: str, serialization: str) -> None:
-    """Python reads what the page sent."""
-    cases = sendable(serialization)
-    async with our_peer(server) as ours:
-        there, here = await from_page(
-            await page.peer(server), ours, serialization=serialization, reliable=True
-        )
-        await there.send(*(case.sent for case in cases))
-        received = [from_python(await soon(here.receive())) for _ in cases]
-        if serialization != "raw":
-            await there.send(None)
-            assert await soon(here.receive()) is None
-        expected = [in_python(case, serialization) for case in cases]
-        assert differences(cases, expected, received) == []
 
 
 TO_PAGE: dict[str, list[tuple[Any, Any]]] = {
@@ -124,30 +117,44 @@ PLAIN = [
 PLAIN += [[None, [1, {"a": None}]], {"ключ": [{"": "x"}]}, "x" * 8_000, list(range(2_000))]
 
 
+OPENERS = pytest.mark.parametrize("opener", ["page", "shell"])
+
+
+@OPENERS
 @pytest.mark.parametrize("serialization", SERIALIZATIONS)
-async def test_values_to_the_page(page: Page, server: str, serialization: str) -> None:
-    """The page reads what Python sent."""
+async def test_values(page: Page, server: str, serialization: str, opener: str) -> None:
+    """Python reads what the page sent, and the page what Python sent."""
+    cases = sendable(serialization)
     values = [] if serialization == "raw" else [(value, value) for value in PLAIN]
     values += TO_PAGE["binary" if serialization == "binary-utf8" else serialization]
     async with our_peer(server) as ours:
-        here, there = await to_page(ours, await page.peer(server), serialization=serialization)
+        options = {"serialization": serialization, "reliable": True}
+        there, here = await joined(opener, await page.peer(server), ours, **options)
+        await there.send(*(case.sent for case in cases))
+        received = [from_python(await soon(here.receive())) for _ in cases]
+        expected = [in_python(case, serialization) for case in cases]
+        assert differences(cases, expected, received) == []
+        if serialization != "raw":
+            await there.send(None)
+            assert await soon(here.receive()) is None
         for value, _ in values:
             await soon(here.send(value))
-        received = await there.receive(len(values))
+        arrived = await there.receive(len(values))
         wrong = [
-            (sent, got) for (sent, told), got in zip(values, received, strict=True) if not same(told, got)
+            (sent, got) for (sent, told), got in zip(values, arrived, strict=True) if not same(told, got)
         ]
         assert wrong == []
 
 
+@OPENERS
 @pytest.mark.parametrize(
     ("serialization", "reliable"), [("binary", True), ("binary", False), ("MsgPack", True)]
 )
-async def test_5_mb(page: Page, server: str, serialization: str, reliable: bool) -> None:
+async def test_5_mb(page: Page, server: str, serialization: str, reliable: bool, opener: str) -> None:
     """A message far over a data channel's limit, in chunks, each way."""
     async with our_peer(server) as ours:
         options = {"serialization": serialization, "reliable": reliable}
-        there, here = await from_page(await page.peer(server), ours, **options)
+        there, here = await joined(opener, await page.peer(server), ours, **options)
         await there.send({"$": "Uint8Array", "count": BIG})
         assert await soon(here.receive()) == counted(BIG)
         await soon(here.send(counted(BIG)))
@@ -214,12 +221,13 @@ async def test_many_connections_at_once(page: Page, server: str) -> None:
             assert await theres[here.label].receive() == [here.label]
 
 
+@OPENERS
 @pytest.mark.parametrize("closer", ["page", "shell"])
-async def test_close(page: Page, server: str, closer: str) -> None:
+async def test_close(page: Page, server: str, closer: str, opener: str) -> None:
     """One side closes, the other sees it; other connections of the two stay."""
     async with our_peer(server) as ours:
         theirs = await page.peer(server)
-        there, here = await from_page(theirs, ours)
+        there, here = await joined(opener, theirs, ours)
         here_too, there_too = await to_page(ours, theirs)
         await talks(here, there)
         if closer == "page":
@@ -232,19 +240,20 @@ async def test_close(page: Page, server: str, closer: str) -> None:
         await talks(here_too, there_too)
 
 
+@OPENERS
 @pytest.mark.parametrize("serialization", ["binary", "json", "MsgPack"])
-async def test_flush_close(page: Page, server: str, serialization: str) -> None:
+async def test_flush_close(page: Page, server: str, serialization: str, opener: str) -> None:
     """Whoever closes with flush, all that was sent before arrives."""
     values = [f"{number:03}" * 500 for number in range(100)]
     async with our_peer(server) as ours:
         theirs = await page.peer(server)
         options = {"serialization": serialization, "reliable": True}
-        there, here = await from_page(theirs, ours, **options)
+        there, here = await joined(opener, theirs, ours, **options)
         await there.send(*values)
         await there.close(flush=True)
         assert await soon(collected(here)) == values
         await there.happened("close")
-        there, here = await from_page(theirs, ours, **options)
+        there, here = await joined(opener, theirs, ours, **options)
         for value in values:
             await soon(here.send(value))
         await soon(here.close(flush=True))
