@@ -146,9 +146,14 @@ async def test_values(page: Page, server: str, serialization: str, opener: str) 
         assert wrong == []
 
 
-@OPENERS
 @pytest.mark.parametrize(
-    ("serialization", "reliable"), [("binary", True), ("binary", False), ("MsgPack", True)]
+    ("serialization", "reliable", "opener"),
+    [
+        ("binary", True, "page"),
+        ("binary", True, "shell"),
+        ("binary", False, "page"),
+        ("MsgPack", True, "shell"),
+    ],
 )
 async def test_5_mb(page: Page, server: str, serialization: str, reliable: bool, opener: str) -> None:
     """A message far over a data channel's limit, in chunks, each way."""
