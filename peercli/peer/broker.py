@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from socket import gaierror
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -171,7 +173,9 @@ class BrokerSocket:
 
 def dial(url: str, **options: Any) -> connect:
     """A WebSocket to a broker, in the making; `options` are of `websockets.asyncio.client.connect`."""
-    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop knows nothing of the kind
+    # uvloop knows nothing of the kind. And where there is but one address, there is no race to be cancelled:
+    # asyncio forgets to close a socket that was connected just before.
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) and not _is_address(url):
         # Else an IPv6 that leads nowhere would use up the time in which IPv4 gets there.
         options["happy_eyeballs_delay"] = NEXT_ADDRESS
     return connect(
@@ -182,6 +186,15 @@ def dial(url: str, **options: Any) -> connect:
         user_agent_header=f"peercli/{__version__}",
         **options,
     )
+
+
+def _is_address(url: str) -> bool:
+    """Whether the host of `url` is an IP address, not a name that may have several."""
+    try:
+        ipaddress.ip_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 # Why a certificate is refused (OpenSSL's `X509_V_ERR_…`).
