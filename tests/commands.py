@@ -22,7 +22,7 @@ from tests.schema import check
 
 __all__ = ["Command", "peercli"]
 
-WITHIN = 30.0  # s; for any one thing that a process is to do
+WITHIN = 60.0  # s; for any one thing that a process is to do
 STILL = 3.0  # s without taking anything, until a process must be waiting for something else
 MAX_LINE = 1 << 24  # bytes of a line on stdout
 

@@ -225,8 +225,10 @@ async def test_events_are_on_stderr(shell: Shell) -> None:
     assert heard[1]["metadata"] == {"peercli": {"service": "pipe", "version": 1}}
     assert (heard[2]["relayed"], heard[3]["reason"]) == (False, "closed")
     said = [json.loads(line) for line in calling.err.splitlines()]
-    assert [event["event"] for event in said] == ["connection", "route", "progress", "close"]
-    assert said[2]["bytes"] == len(b"payload")
+    first, last = said[:2], said[-2:]
+    assert [event["event"] for event in first + last] == ["connection", "route", "progress", "close"]
+    assert {event["event"] for event in said[2:-1]} == {"progress"}, "one each second, on a slow machine"
+    assert last[0]["bytes"] == len(b"payload")
     assert {event["peer"] for event in said if "peer" in event} == {box}
 
 
