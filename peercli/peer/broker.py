@@ -159,8 +159,10 @@ class BrokerSocket:
             finally:
                 self._line = None
                 writer.cancel()
-                await asyncio.wait({writer})
-                await socket.close()  # when we are cancelled, `connect` would call it an internal error
+                # When we are cancelled, `connect` would call it an internal error. In a task of its own:
+                # before Python 3.11.3 nothing times out in a cancelled one, and the line would stay open.
+                closing = asyncio.create_task(socket.close())
+                await asyncio.wait({writer, closing})
         return NetworkError("the broker closed the connection")  # as PeerJS has it, whoever closed it
 
     async def _write(self, socket: ClientConnection, outbox: asyncio.Queue[str]) -> None:

@@ -100,8 +100,7 @@ class DataConnection(Connection):
             goodbye = list(self._codec.encode_close())
             if await self._drain(goodbye) and goodbye:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FLUSH_CLOSE_TIMEOUT):
-                        await self._link.ended()
+                    await asyncio.wait_for(self._link.ended(), FLUSH_CLOSE_TIMEOUT)
         self._discard = True
         self._room.set()
         await super().close()

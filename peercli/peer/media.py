@@ -143,8 +143,7 @@ class MediaConnection(Connection):
         self.decline()
         if not self._wanted:
             with suppress(TimeoutError):
-                async with asyncio.timeout(NO_TIMEOUT):
-                    await self._finished.wait()
+                await asyncio.wait_for(self._finished.wait(), NO_TIMEOUT)
         self._stop_ringing()
         await super().close()
 

@@ -102,9 +102,8 @@ class _Feed:
     async def close(self) -> None:
         self.input.interrupt()
         with suppress(TimeoutError):
-            async with asyncio.timeout(JOIN_TIMEOUT):
-                await self.done.wait()
-                self._thread.join()
+            await asyncio.wait_for(self.done.wait(), JOIN_TIMEOUT)
+            self._thread.join()
         if self._opened.done() and not self._opened.cancelled():
             self._opened.exception()
 

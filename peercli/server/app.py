@@ -138,8 +138,7 @@ class Server:
         if self.sessions.sockets:
             self.sessions.emptied.clear()
             try:
-                async with asyncio.timeout(SHUTDOWN_GRACE):
-                    await self.sessions.emptied.wait()
+                await asyncio.wait_for(self.sessions.emptied.wait(), SHUTDOWN_GRACE)
             except TimeoutError:
                 log.debug("%d clients did not say goodbye", len(self.sessions.sockets))
 

@@ -175,8 +175,7 @@ class LastingConnection:
         """
         if flush:
             with contextlib.suppress(PeerError, TimeoutError):
-                async with asyncio.timeout(FLUSH_TIMEOUT):
-                    await self.flush()
+                await asyncio.wait_for(self.flush(), FLUSH_TIMEOUT)
         self._end(ConnectionClosed("the connection is closed"))
         await asyncio.shield(self._life)
 
@@ -260,10 +259,12 @@ class LastingConnection:
             self._end(error)
 
     async def _say_farewell(self, connection: DataConnection) -> None:
+        async def farewell() -> None:
+            await connection.send(encode(End()))
+            await connection.flush()
+
         with contextlib.suppress(PeerError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_TIMEOUT):
-                await connection.send(encode(End()))
-                await connection.flush()
+            await asyncio.wait_for(farewell(), FAREWELL_TIMEOUT)
 
     # From one to the next ---------------------------------------------------------------------
 

@@ -136,9 +136,11 @@ class Pipe:
     async def _abort(self, reason: str) -> None:
         if self._introduced and not self._plain:
             with contextlib.suppress(PeerError, TimeoutError):
-                async with asyncio.timeout(ABORT_TIMEOUT):
-                    await self._say(Abort(reason))
-                    await self._connection.flush()
+                await asyncio.wait_for(self._say_and_flush(Abort(reason)), ABORT_TIMEOUT)
+
+    async def _say_and_flush(self, control: Control) -> None:
+        await self._say(control)
+        await self._connection.flush()
 
     async def _say(self, control: Control) -> None:
         await self._connection.send(encode(control))

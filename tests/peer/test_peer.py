@@ -742,6 +742,13 @@ async def test_an_offer_that_dies_with_the_broker_is_made_again(broker: str) -> 
         assert (await bob.accept()).connection_id == here.connection_id
 
 
+async def test_a_broker_that_does_not_answer_the_goodbye() -> None:
+    async with our_server() as url, wire(url) as (line, near):
+        async with make("alice", near):
+            line.swallows = True
+        assert "keepalive" not in repr(asyncio.all_tasks())
+
+
 @each_broker
 async def test_an_answer_that_dies_with_the_line_is_given_again(broker: str) -> None:
     async with (

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from peercli.errors import ConnectionClosed, ConnectionLost, PeerError, ProtocolError, StorageFailed
 from peercli.peer.data import DataConnection
-from peercli.protocol.transfer import Side
+from peercli.protocol.transfer import Side, Wire
 
 __all__ = ["Line", "in_thread"]
 
@@ -152,9 +152,11 @@ class Line:
         self._side.outbox.clear()
         self._side.cancel(reason, message)
         with contextlib.suppress(PeerError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_TIMEOUT):
-                await self._connection.send(self._side.outbox.pop())
-                await self._connection.flush()
+            await asyncio.wait_for(self._say(self._side.outbox.pop()), FAREWELL_TIMEOUT)
+
+    async def _say(self, message: Wire) -> None:
+        await self._connection.send(message)
+        await self._connection.flush()
 
 
 async def _forever() -> None:
