@@ -50,7 +50,7 @@ BROWSERS = {
 STARTS_WITHIN = 60.0  # s; a cold Firefox on a busy machine needs some ten
 ANSWERS_WITHIN = 60.0  # s; what only a broken driver or browser exceeds
 STILL = 1.0  # s without progress, until a page must be waiting for somebody
-HAPPENS_WITHIN = 20.0  # s that a page waits, and then says what it saw instead
+HAPPENS_WITHIN = 50.0  # s that a page waits, and then says what it saw instead
 
 Tagged: TypeAlias = Any
 """A JavaScript value as JSON: itself where JSON has it, else `{"$": its type, …}`, as page.js says."""

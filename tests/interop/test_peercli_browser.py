@@ -31,7 +31,7 @@ from tests.interop.values import (
 
 T = TypeVar("T")
 
-WITHIN = 20.0  # s; any one thing that a test waits for
+WITHIN = 60.0  # s; any one thing that a test waits for: Firefox takes its time for 5 MB on a busy machine
 BIG = 5_000_000  # bytes
 
 
