@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import shellingham  # type: ignore[import-untyped]
+import shellingham
 
 from peercli.cli.completion import script
 from peercli.cli.shells import Shell

@@ -97,7 +97,7 @@ def listen(
         from peercli.cli.calls import studio_for
         from peercli.cli.log import Log
         from peercli.cli.transfers import inbox_for, transfer_view
-        from peercli.services.dial import within
+        from peercli.services.dial import started
         from peercli.services.listen import Listener
 
         admission = make_admission(allow)
@@ -127,8 +127,7 @@ def listen(
                 lasting=not no_reconnect,
             )
             peer = await trust.wait(console, make, admission, type_there="connect CODE")
-            async with within(timeout, peer, peer.id):
-                await stack.enter_async_context(peer)
+            await stack.enter_async_context(started(peer, timeout))
             await listener.run(peer)
 
     display.run(work)

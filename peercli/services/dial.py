@@ -15,7 +15,7 @@ from peercli.protocol.messages import Offer
 from peercli.services.events import Event, Open, Reconnecting, Refused, Report
 from peercli.services.lasting import Conversation, Sessions, connect
 
-__all__ = ["called", "coded", "dialled", "first_of", "joined", "tell", "while_telling", "within"]
+__all__ = ["called", "coded", "dialled", "first_of", "joined", "started", "tell", "while_telling", "within"]
 
 T = TypeVar("T")
 
@@ -81,6 +81,15 @@ async def within(timeout: float, peer: Peer, peer_id: str) -> AsyncIterator[None
 
 
 @asynccontextmanager
+async def started(peer: Peer, timeout: float) -> AsyncIterator[None]:
+    """A peer that has `timeout` seconds to open at its broker; raises as `Peer.start`, and TimedOut."""
+    async with AsyncExitStack() as life:
+        async with within(timeout, peer, peer.id):
+            await life.enter_async_context(peer)
+        yield
+
+
+@asynccontextmanager
 async def called(
     peer: Peer, sessions: Sessions, report: Report, *, timeout: float
 ) -> AsyncIterator[Conversation]:
@@ -91,9 +100,7 @@ async def called(
 
     Raises as `Peer.start`, `Peer.accept` and `tell` do, and TimedOut.
     """
-    async with AsyncExitStack() as life:
-        async with within(timeout, peer, peer.id):
-            await life.enter_async_context(peer)
+    async with started(peer, timeout):
         conversation = await while_telling(peer, report, sessions.accept(peer))
         resuming = asyncio.create_task(_only_resume(peer, sessions))
         try:

@@ -13,7 +13,8 @@ import pytest
 from peercli.errors import ConnectionClosed
 from peercli.rtc.ice import host_addresses
 from tests.brokers import BrokerFactory, our_server
-from tests.interop.browsers import BROWSERS, Browser, Browsers, Page
+from tests.commands import Command
+from tests.interop.browsers import BROWSERS, Browser, Browsers, Page, PagePeer
 from tests.interop.test_commands_browser import HELLO, event, shell
 from tests.interop.test_peercli_browser import collected, from_page, our_peer, soon, talks, to_page
 from tests.interop.values import SERIALIZATIONS, data
@@ -21,6 +22,15 @@ from tests.rtc.ice_servers import coturn
 
 FLAT = 40_000_000  # bytes by which `listen` may grow: 16 MiB of receive window, and what is decoded of it
 BUSY = "(() => { const began = performance.now(); while (performance.now() - began < 2000); })()"
+
+
+async def greet(theirs: PagePeer, connect: Command, pipe: Command) -> None:
+    """The page says hello to both commands, which have called it, and they hear it."""
+    for _ in range(2):
+        there = await theirs.accept()
+        await there.send(json.dumps(HELLO), data("Uint8Array", b"hello"))
+    assert await pipe.read(5) == b"hello"
+    assert json.loads(await connect.line()) == HELLO
 
 
 @pytest.mark.parametrize("browser", BROWSERS)
@@ -34,13 +44,9 @@ async def test_the_browser_crashes(browsers: Browsers, browser: str) -> None:
                 shell(server, "connect", theirs.id, "--keep-open") as connect,
                 shell(server, "pipe", theirs.id) as pipe,
             ):
-                for _ in range(2):
-                    there = await theirs.accept()
-                    await there.send(json.dumps(HELLO), data("Uint8Array", b"hello"))
+                await greet(theirs, connect, pipe)
                 await theirs.connect(id)
                 await event(listen, "connection")
-                assert await pipe.read(5) == b"hello"
-                assert json.loads(await connect.line()) == HELLO
                 doomed.kill()
                 for command in connect, pipe:
                     assert await command.exit_code() == 7
@@ -55,11 +61,7 @@ async def test_a_page_is_reloaded(page: Page, server: str) -> None:
         shell(server, "connect", theirs.id, "--keep-open") as connect,
         shell(server, "pipe", theirs.id) as pipe,
     ):
-        for _ in range(2):
-            there = await theirs.accept()
-            await there.send(json.dumps(HELLO), data("Uint8Array", b"hello"))
-        assert await pipe.read(5) == b"hello"
-        assert json.loads(await connect.line()) == HELLO
+        await greet(theirs, connect, pipe)
         await page.reload()
         assert await connect.exit_code() == 0
         assert await pipe.exit_code() == 7
